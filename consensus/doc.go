@@ -1,0 +1,41 @@
+// Package consensus decides. It holds the state that all daemons agree on,
+// the commands that change it, and the two halves of a lease. It is pure: no
+// clock, no network, no files, no map order; time arrives as a value.
+//
+// # Words
+//
+// A State is what every member computes from the same log. A Command is one
+// entry of that log; State.Apply turns a State and a Command into the next
+// State, or into a Refusal that changes nothing. A role is held by one region
+// at one Epoch; a Plan moves roles by Steps; a Task is the step that a region
+// is working on; a Link is one mirrored direction.
+//
+// # Promises
+//
+//   - Apply is a function: the same State and Command give the same result on
+//     every machine. An unknown command is an error that halts a member; it
+//     is never skipped.
+//   - A role is granted only while it is vacant, to the next epoch. So no two
+//     regions ever hold one role at one epoch.
+//   - The real-time intervals in which the Holders of two regions answer
+//     "active" for one role never overlap, given clocks whose rates are right
+//     within LeaseTiming.ClockRatePPM. Lease.go says why.
+//   - An answer that was lost counts for nothing, and replaying the log never
+//     arms a lease: only the result of the very attempt that was sent does.
+//   - A claim dies with its session: a daemon that wakes up cannot speak for
+//     a task that moved on, because every journal command names the attempt.
+//   - Abort and Grant compare and set one field, the phase of the plan. One of
+//     them wins, and everyone reads the same winner.
+//
+// # Files
+//
+//	state.go     State, its parts, and the codec of snapshots
+//	command.go   Command, its bodies, and the codec of log entries
+//	apply.go     Apply: version, dispatch, refusals
+//	role.go      drain, grant, open, release, expire, void, reclaim
+//	lease.go     Holder (may this node act?) and Watch (has a lease run out?)
+//	plan.go      plans: create, start a step, abort, complete
+//	task.go      tasks: claim, finish, fail; sessions
+//	link.go      links: started, ended, frozen, proven
+//	audit.go     the hash chain of mutations
+package consensus
