@@ -1,0 +1,199 @@
+package failover
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/consensus"
+	"github.com/holdfast-dr/holdfast/internal/topology"
+)
+
+// Kinds of steps that are tasks of a region. Each has one runner.
+const (
+	KindQuiesce     = "role.quiesce"  // wait until clients noticed the 503
+	KindRelease     = "role.release"  // guards ended, then Release
+	KindFenceWait   = "fence.wait"    // wait for what does not ask us
+	KindExecStop    = "exec.stop"     // the operator's hook
+	KindExecStart   = "exec.start"    // the operator's hook
+	KindCanary      = "canary"        // the stores work, then the operator's hook
+	KindKafkaDrain  = "kafka.drain"   // consumer groups reach the end
+	KindKafkaEnds   = "kafka.ends"    // record the end offsets
+	KindMirrorReach = "mirror.reach"  // the target has them
+	KindKafkaSame   = "kafka.confirm" // and they did not move
+	KindMirrorStop  = "mirror.stop"   // stop the mirror, confirm, record
+	KindGroupsWrite = "groups.write"  // offsets written and read back
+	KindReseed      = "mirror.reseed" // recreate topics
+)
+
+// WaitSpec is the spec of KindQuiesce and KindFenceWait.
+type WaitSpec struct {
+	Wait time.Duration `json:"wait"`
+}
+
+// ExecSpec is the spec of the exec kinds and of KindCanary: one hook per role, in order.
+type ExecSpec struct {
+	Hooks []Hook `json:"hooks"`
+}
+
+// Hook is one command to run for one role.
+type Hook struct {
+	Role    topology.Role `json:"role"`
+	Argv    []string      `json:"argv"`
+	Timeout time.Duration `json:"timeout"`
+}
+
+// DrainSpec is the spec of KindKafkaDrain.
+type DrainSpec struct {
+	Groups  []string      `json:"groups"`
+	Timeout time.Duration `json:"timeout"`
+}
+
+// LinkSpec is the spec of the mirror and groups kinds.
+type LinkSpec struct {
+	Link consensus.LinkID `json:"link"`
+}
+
+// ReseedSpec is the spec of KindReseed.
+type ReseedSpec struct {
+	Link   consensus.LinkID `json:"link"`
+	Topics []string         `json:"topics"`
+}
+
+// taskGrace is added to a step's own waiting for the work around it.
+const taskGrace = 30 * time.Second
+
+func spec(v any) json.RawMessage {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("encode a step: " + err.Error()) // plain data: it always encodes
+	}
+	return b
+}
+
+func plannedSteps(s consensus.State, rules Rules, p consensus.Plan) []consensus.Step {
+	links := carriesKafka(s, p)
+	link := consensus.LinkOf(p.From, p.To)
+	names := join(p.Roles)
+
+	var quiesce, drainTimeout time.Duration
+	var groups []string
+	for _, r := range p.Roles {
+		quiesce = max(quiesce, rules.Roles[r].Quiesce)
+		groups = append(groups, rules.Roles[r].DrainGroups...)
+		drainTimeout = max(drainTimeout, rules.Roles[r].DrainTimeout)
+	}
+	release := consensus.Step{Kind: KindRelease, Region: p.From, Title: "release " + names, Timeout: taskGrace + rules.Lease.TTL}
+	stop, stops := execStep(rules, p.Roles, KindExecStop, p.From, "stop", func(r RoleRules) Command { return r.Stop })
+	startAgain, startsAgain := execStep(rules, p.Roles, KindExecStart, p.From, "start again", func(r RoleRules) Command { return r.Start })
+
+	undo := []consensus.Step{release, {Kind: consensus.StepGrant, Title: "grant " + names + " back to " + string(p.From)}}
+	if startsAgain {
+		undo = append(undo, startAgain)
+	}
+	undo = append(undo, consensus.Step{Kind: consensus.StepOpen, Title: "open " + names + " again"})
+
+	steps := []consensus.Step{
+		{Kind: consensus.StepDrain, Title: "stop accepting " + names + " in " + string(p.From) + " (503)", Undo: undo},
+		{Kind: KindQuiesce, Region: p.From, Title: fmt.Sprintf("wait %s until balancers and clients noticed", quiesce), Spec: spec(WaitSpec{quiesce}), Timeout: quiesce + taskGrace},
+	}
+	if stops {
+		steps = append(steps, stop)
+	}
+	if links {
+		if len(groups) > 0 {
+			steps = append(steps, consensus.Step{
+				Kind: KindKafkaDrain, Region: p.From, Title: fmt.Sprintf("let %d groups reach the end, up to %s", len(groups), drainTimeout),
+				Spec: spec(DrainSpec{groups, drainTimeout}), Timeout: drainTimeout + taskGrace,
+			})
+		}
+		steps = append(steps,
+			consensus.Step{Kind: KindKafkaEnds, Region: p.From, Title: "record the end offsets", Spec: spec(LinkSpec{link}), Timeout: taskGrace},
+			consensus.Step{Kind: KindMirrorReach, Region: p.To, Title: "let the mirror reach them", Spec: spec(LinkSpec{link}), Timeout: rules.ReachTimeout + taskGrace},
+			consensus.Step{Kind: KindKafkaSame, Region: p.From, Title: "read the ends again: unchanged", Spec: spec(LinkSpec{link}), Timeout: taskGrace},
+			consensus.Step{Kind: KindMirrorStop, Region: p.To, Title: "stop the mirror, record where", Spec: spec(LinkSpec{link}), Timeout: 2 * taskGrace,
+				Undo: []consensus.Step{{Kind: consensus.StepLinkStart, Title: "start the mirror again"}}},
+		)
+	}
+	steps = append(steps, release, grantStep(p))
+	steps = append(steps, arrivalSteps(s, rules, p)...)
+	if links {
+		steps = append(steps, consensus.Step{Kind: consensus.StepLinkReverse, Title: fmt.Sprintf("mirror from %s to %s from there on", p.To, p.From)})
+	}
+	return steps
+}
+
+func unplannedSteps(s consensus.State, rules Rules, p consensus.Plan) []consensus.Step {
+	names := join(p.Roles)
+	var steps []consensus.Step
+	if p.Fenced != "" {
+		steps = append(steps, consensus.Step{Kind: consensus.StepVoid, Title: fmt.Sprintf("take %s from %s, attested to be fenced", names, p.Fenced)})
+	}
+	if carriesKafka(s, p) {
+		steps = append(steps, consensus.Step{Kind: KindMirrorStop, Region: p.To, Title: "stop the mirror, record where", Spec: spec(LinkSpec{consensus.LinkOf(p.From, p.To)}), Timeout: 2 * taskGrace,
+			Undo: []consensus.Step{{Kind: consensus.StepLinkStart, Title: "start the mirror again"}}})
+	}
+	steps = append(steps, grantStep(p))
+	var fence time.Duration
+	for _, r := range p.Roles {
+		fence = max(fence, rules.Roles[r].FenceWithin)
+	}
+	if p.Fenced == "" && fence > 0 {
+		steps = append(steps, consensus.Step{Kind: KindFenceWait, Region: p.To, Title: fmt.Sprintf("wait %s for what runs in %s and does not ask us", fence, p.From), Spec: spec(WaitSpec{fence}), Timeout: fence + taskGrace})
+	}
+	steps = append(steps, arrivalSteps(s, rules, p)...)
+	if carriesKafka(s, p) {
+		steps = append(steps, consensus.Step{Kind: consensus.StepLinkReverse, Title: fmt.Sprintf("prepare the mirror back to %s: compared before it runs", p.From)})
+	}
+	return steps
+}
+
+func grantStep(p consensus.Plan) consensus.Step {
+	return consensus.Step{Kind: consensus.StepGrant, Title: fmt.Sprintf("grant %s to %s", join(p.Roles), p.To), NoReturn: true}
+}
+
+// arrivalSteps are what the new region does once it was granted the roles.
+func arrivalSteps(s consensus.State, rules Rules, p consensus.Plan) []consensus.Step {
+	var steps []consensus.Step
+	if carriesKafka(s, p) {
+		steps = append(steps, consensus.Step{Kind: KindGroupsWrite, Region: p.To, Title: "write the group offsets and read them back", Spec: spec(LinkSpec{consensus.LinkOf(p.From, p.To)}), Timeout: 2 * taskGrace})
+	}
+	if start, ok := execStep(rules, p.Roles, KindExecStart, p.To, "start", func(r RoleRules) Command { return r.Start }); ok {
+		steps = append(steps, start)
+	}
+	canary, ok := execStep(rules, p.Roles, KindCanary, p.To, "canary", func(r RoleRules) Command { return r.Canary })
+	if !ok {
+		canary = consensus.Step{Kind: KindCanary, Region: p.To, Spec: spec(ExecSpec{}), Timeout: taskGrace}
+	}
+	canary.Title = "prove that the stores of " + string(p.To) + " take and give data"
+	return append(steps, canary, consensus.Step{Kind: consensus.StepOpen, Title: fmt.Sprintf("open %s in %s", join(p.Roles), p.To)})
+}
+
+func execStep(rules Rules, roles []topology.Role, kind string, at topology.Region, verb string, pick func(RoleRules) Command) (consensus.Step, bool) {
+	var e ExecSpec
+	var timeout time.Duration
+	for _, name := range roles {
+		if c := pick(rules.Roles[name]); len(c.Argv) > 0 {
+			e.Hooks = append(e.Hooks, Hook{name, c.Argv, c.Timeout})
+			timeout += c.Timeout
+		}
+	}
+	if len(e.Hooks) == 0 {
+		return consensus.Step{}, false
+	}
+	return consensus.Step{Kind: kind, Region: at, Title: fmt.Sprintf("%s the workloads in %s", verb, at), Spec: spec(e), Timeout: timeout + taskGrace}, true
+}
+
+// carriesKafka reports whether the plan moves what the mirror serves.
+func carriesKafka(s consensus.State, p consensus.Plan) bool {
+	if !s.Settings.Mirror {
+		return false
+	}
+	for _, r := range p.Roles {
+		if r == topology.Ingestion {
+			_, ok := s.Links[consensus.LinkOf(p.From, p.To)]
+			return ok
+		}
+	}
+	return false
+}
