@@ -16,7 +16,8 @@ const (
 	KindFenceWait   = "fence.wait"    // wait for what does not ask us
 	KindExecStop    = "exec.stop"     // the operator's hook
 	KindExecStart   = "exec.start"    // the operator's hook
-	KindCanary      = "canary"        // the stores work, then the operator's hook
+	KindExecCanary  = "exec.canary"   // the operator's hook
+	KindCanary      = "canary"        // the stores take and give data
 	KindKafkaDrain  = "kafka.drain"   // consumer groups reach the end
 	KindKafkaEnds   = "kafka.ends"    // record the end offsets
 	KindMirrorReach = "mirror.reach"  // the target has them
@@ -31,7 +32,7 @@ type WaitSpec struct {
 	Wait time.Duration `json:"wait"`
 }
 
-// ExecSpec is the spec of the exec kinds and of KindCanary: one hook per role, in order.
+// ExecSpec is the spec of the exec kinds: one hook per role, in order.
 type ExecSpec struct {
 	Hooks []Hook `json:"hooks"`
 }
@@ -161,12 +162,11 @@ func arrivalSteps(s consensus.State, rules Rules, p consensus.Plan) []consensus.
 	if start, ok := execStep(rules, p.Roles, KindExecStart, p.To, "start", func(r RoleRules) Command { return r.Start }); ok {
 		steps = append(steps, start)
 	}
-	canary, ok := execStep(rules, p.Roles, KindCanary, p.To, "canary", func(r RoleRules) Command { return r.Canary })
-	if !ok {
-		canary = consensus.Step{Kind: KindCanary, Region: p.To, Spec: spec(ExecSpec{}), Timeout: taskGrace}
+	steps = append(steps, consensus.Step{Kind: KindCanary, Region: p.To, Title: "prove that the stores of " + string(p.To) + " take and give data", Timeout: taskGrace})
+	if canary, ok := execStep(rules, p.Roles, KindExecCanary, p.To, "try", func(r RoleRules) Command { return r.Canary }); ok {
+		steps = append(steps, canary)
 	}
-	canary.Title = "prove that the stores of " + string(p.To) + " take and give data"
-	return append(steps, canary, consensus.Step{Kind: consensus.StepOpen, Title: fmt.Sprintf("open %s in %s", join(p.Roles), p.To)})
+	return append(steps, consensus.Step{Kind: consensus.StepOpen, Title: fmt.Sprintf("open %s in %s", join(p.Roles), p.To)})
 }
 
 func execStep(rules Rules, roles []topology.Role, kind string, at topology.Region, verb string, pick func(RoleRules) Command) (consensus.Step, bool) {
