@@ -327,7 +327,6 @@ func head(list []string) string {
 	return text
 }
 
-
 // CanaryEvidence says what was tried and how long it took.
 type CanaryEvidence struct {
 	Checks []Check `json:"checks"`
