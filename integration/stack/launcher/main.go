@@ -1,0 +1,38 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+)
+
+// The parent-death signal of a child belongs to the thread that made it. With
+// the main goroutine tied to the first thread, that thread lives as long as we
+// do.
+func init() { runtime.LockOSThread() }
+
+func main() {
+	if len(os.Args) < 3 {
+		usage()
+	}
+	switch os.Args[1] {
+	case "hold":
+		os.Exit(hold(os.Args[2:]))
+	case "clickhouse":
+		serveClickHouse(os.Args[2], os.Args[3:])
+	default:
+		usage()
+	}
+}
+
+func usage() {
+	fmt.Fprintln(os.Stderr, "usage: launcher hold PROGRAM ARGS... | launcher clickhouse LIB ARGS...")
+	os.Exit(2)
+}
+
+func check(act string, err error) {
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "launcher: %s: %v\n", act, err)
+		os.Exit(2)
+	}
+}

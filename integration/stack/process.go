@@ -1,0 +1,182 @@
+package stack
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// killWait bounds how long a SIGKILL may take to show. It is never reached
+// unless the kernel cannot end a process, as on a dead disk.
+const killWait = 20 * time.Second
+
+// command says what a process runs and where its words go.
+type command struct {
+	launcher string // path of the launcher
+	program  string
+	args     []string
+	dir      string   // working directory
+	env      []string // nil: ours
+	log      string   // appended to
+}
+
+// process is one server under its own launcher. It dies with us: the launcher
+// kills it when the lifeline closes.
+type process struct {
+	pid      int // the server's, and its process group
+	launcher *exec.Cmd
+	lifeline io.WriteCloser
+	done     chan struct{} // closed when server and launcher have ended
+	err      error         // how they ended; read after done
+
+	mu     sync.Mutex
+	paused bool
+}
+
+func startProcess(c command) (*process, error) {
+	log, err := os.OpenFile(c.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open the log of %s: %w", c.program, err)
+	}
+	defer log.Close()
+	status, statusWriter, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make a status pipe: %w", err)
+	}
+	defer status.Close()
+	defer statusWriter.Close()
+
+	cmd := exec.Command(c.launcher, append([]string{"hold", c.program}, c.args...)...)
+	cmd.Dir, cmd.Env = c.dir, c.env
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{statusWriter}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C reaches us alone
+	lifeline, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, fmt.Errorf("make a lifeline: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start the launcher of %s: %w", c.program, err)
+	}
+	_ = statusWriter.Close() // so that the launcher's death ends the read below
+	line, err := bufio.NewReader(status).ReadString('\n')
+	if err != nil {
+		_ = lifeline.Close()
+		return nil, fmt.Errorf("start %s: %w (see %s)", c.program, errors.Join(err, cmd.Wait()), c.log)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil || pid <= 1 {
+		_ = lifeline.Close()
+		_ = cmd.Wait()
+		return nil, fmt.Errorf("start %s: launcher answered %q instead of a process id", c.program, line)
+	}
+	p := &process{pid: pid, launcher: cmd, lifeline: lifeline, done: make(chan struct{})}
+	go func() {
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// signal reaches the server's whole process group, or says that it has ended.
+func (p *process) signal(s syscall.Signal) error {
+	select {
+	case <-p.done:
+		return errEnded
+	default:
+	}
+	if err := syscall.Kill(-p.pid, s); err != nil {
+		return fmt.Errorf("send %s to process group %d: %w", s, p.pid, err)
+	}
+	return nil
+}
+
+var errEnded = errors.New("the server has already ended")
+
+func (p *process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// kill ends the server without warning and returns when it is gone.
+func (p *process) kill() error {
+	_ = p.signal(syscall.SIGKILL)
+	_ = p.lifeline.Close() // the launcher kills too
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(killWait):
+		return fmt.Errorf("kill process group %d: still there after %s", p.pid, killWait)
+	}
+}
+
+// stop asks politely and kills when ctx ends first.
+func (p *process) stop(ctx context.Context) error {
+	if err := p.resume(); err != nil && !errors.Is(err, errEnded) {
+		return err
+	}
+	_ = p.signal(syscall.SIGTERM)
+	select {
+	case <-p.done:
+		_ = p.lifeline.Close()
+		return nil
+	case <-ctx.Done():
+		return errors.Join(fmt.Errorf("stop process %d in order, killed instead: %w", p.pid, ctx.Err()), p.kill())
+	}
+}
+
+// pause returns when every thread of the server stands still.
+func (p *process) pause() error {
+	if err := p.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	deadline := time.Now().Add(5 * time.Second)
+	for time.Now().Before(deadline) {
+		if state, err := procState(p.pid); err == nil && state == 'T' {
+			p.mu.Lock()
+			p.paused = true
+			p.mu.Unlock()
+			return nil
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return fmt.Errorf("pause process %d: not stopped after 5s", p.pid)
+}
+
+func (p *process) resume() error {
+	p.mu.Lock()
+	paused := p.paused
+	p.paused = false
+	p.mu.Unlock()
+	if !paused {
+		return nil
+	}
+	return p.signal(syscall.SIGCONT)
+}
+
+// procState reads the state letter of a process: R, S, D, T, Z …
+func procState(pid int) (byte, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The name in brackets may hold anything, so look behind its end.
+	i := strings.LastIndexByte(string(stat), ')')
+	if i < 0 || i+2 >= len(stat) {
+		return 0, fmt.Errorf("read the state of process %d: unknown form", pid)
+	}
+	return stat[i+2], nil
+}
