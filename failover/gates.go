@@ -25,18 +25,7 @@ func gates(s consensus.State, h Health, rules Rules, p consensus.Plan, want Inte
 	} else {
 		g.gate("one plan at a time", true, "no other plan is live", "", "")
 	}
-	g.gate("quorum", h.Voters > h.Members/2, fmt.Sprintf("%d of %d members reach each other", h.Voters, h.Members), fmt.Sprintf("only %d of %d members reach each other", h.Voters, h.Members), "bring the missing daemons back: `holdfast members list`")
-
-	to := h.Regions[p.To]
-	g.gate("target daemon", to.Alive(rules.HeardWithin), "the daemon of "+string(p.To)+" reports", "the daemon of "+string(p.To)+" does not report", "check holdfast.service there: `systemctl status holdfast`")
-	for _, store := range storesOf(rules, p.Roles) {
-		c, known := to.Stores[store]
-		if !known {
-			c = Check{false, "not checked yet"}
-		}
-		g.gate("target "+store, c.OK, store+" of "+string(p.To)+" works", store+" of "+string(p.To)+": "+c.Detail, "repair it first: `holdfast check --region "+string(p.To)+"`")
-	}
-	g.gate("clock", math.Abs(to.ClockPPM) <= clockPPMMax, "clock rates agree", fmt.Sprintf("the clock of %s runs %.2f %% off (limit %.1f %%)", p.To, to.ClockPPM/1e4, clockPPMMax/1e4), "correct it: `chronyc makestep`, then plan again")
+	targetGates(g, h, rules, p)
 
 	if planned {
 		from := h.Regions[p.From]
@@ -65,6 +54,31 @@ func gates(s consensus.State, h Health, rules Rules, p consensus.Plan, want Inte
 	}
 	togetherNote(g, s, p)
 	return g.gates
+}
+
+// BeforeGrant judges again, right before the point of no return, what the new
+// region needs to be able to take over.
+func BeforeGrant(s consensus.State, h Health, rules Rules, p consensus.Plan) []Blocker {
+	if p.Kind == consensus.Reseed {
+		return nil
+	}
+	g := &judge{}
+	targetGates(g, h, rules, p)
+	return Candidate{Gates: g.gates}.Blockers()
+}
+
+func targetGates(g *judge, h Health, rules Rules, p consensus.Plan) {
+	g.gate("quorum", h.Voters > h.Members/2, fmt.Sprintf("%d of %d members reach each other", h.Voters, h.Members), fmt.Sprintf("only %d of %d members reach each other", h.Voters, h.Members), "bring the missing daemons back: `holdfast members list`")
+	to := h.Regions[p.To]
+	g.gate("target daemon", to.Alive(rules.HeardWithin), "the daemon of "+string(p.To)+" reports", "the daemon of "+string(p.To)+" does not report", "check holdfast.service there: `systemctl status holdfast`")
+	for _, store := range storesOf(rules, p.Roles) {
+		c, known := to.Stores[store]
+		if !known {
+			c = Check{false, "not checked yet"}
+		}
+		g.gate("target "+store, c.OK, store+" of "+string(p.To)+" works", store+" of "+string(p.To)+": "+c.Detail, "repair it first: `holdfast check --region "+string(p.To)+"`")
+	}
+	g.gate("clock", math.Abs(to.ClockPPM) <= clockPPMMax, "clock rates agree", fmt.Sprintf("the clock of %s runs %.2f %% off (limit %.1f %%)", p.To, to.ClockPPM/1e4, clockPPMMax/1e4), "correct it: `chronyc makestep`, then plan again")
 }
 
 func kafkaGates(g *judge, s consensus.State, h Health, rules Rules, p consensus.Plan, want Intent) {
