@@ -1,0 +1,36 @@
+// Package replicate decides how one region's Kafka topics become another
+// region's, record by record at the same offsets. It is pure: it reads no
+// clock and opens no connection; package replicate/kafka carries it out.
+//
+// The words:
+//
+//   - A Link is one mirrored direction with its epoch. It runs in the target
+//     region and is the only writer of the topics it mirrors.
+//   - A Run is what a link writes to one partition. Its producer id, epoch and
+//     sequence are functions of the offset, so that the broker itself refuses
+//     a batch that would land anywhere but at its own offset.
+//   - A Partition is the state machine of one mirrored partition: resuming,
+//     running or frozen.
+//   - A Freeze is a stop with a reason, an exact range and a next step.
+//
+// The promise: a record is appended at the offset it has at the source, once,
+// in order, byte for byte; or its partition stops and says why. One frozen
+// partition never stops another, and a frozen one stays frozen until a person
+// decides.
+//
+// This mirror is thin on purpose. It writes no filler and no markers, so a
+// partition with holes, transactions or a deleted prefix is frozen with that
+// reason rather than mirrored wrongly.
+//
+// The files:
+//
+//	batch.go      the record batch: parse, check, restamp, compare
+//	records.go    the records inside one batch, decoded
+//	link.go       Link, Run, Stamp: who wrote this batch
+//	partition.go  the state machine: Next(event) -> actions
+//	events.go     what can happen to a partition, and what it may ask for
+//	freeze.go     the reasons to stop, their ranges and next steps
+//	topics.go     which topics, and what a target topic must look like
+//	groups.go     consumer group offsets: plan, coverage
+//	status.go     what the operator sees
+package replicate

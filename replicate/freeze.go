@@ -1,0 +1,72 @@
+package replicate
+
+import (
+	"fmt"
+
+	"github.com/holdfast-dr/holdfast/internal/topology"
+)
+
+// Reason says in one word why a partition is frozen.
+type Reason string
+
+// The reasons. Each is derived from the two logs, so that a mirror that starts
+// again comes to the same one.
+const (
+	// Hole: offsets are missing at the source (aborted or compacted records).
+	Hole Reason = "hole"
+	// Transactional: the source holds transactional or control batches.
+	Transactional Reason = "transactional"
+	// OldFormat: the source holds messages older than format 2.
+	OldFormat Reason = "old-format"
+	// Prefix: the source starts above 0 and the target is empty.
+	Prefix Reason = "prefix"
+	// Lost: the source deleted records that the target does not have yet.
+	Lost Reason = "lost"
+	// Diverged: the target holds records that this link did not write, or
+	// other records than the source at the same offsets.
+	Diverged Reason = "diverged"
+	// Straddle: the target ends inside a batch of the source.
+	Straddle Reason = "straddle"
+	// SourceShort: the source ends below what the target already has.
+	SourceShort Reason = "source-short"
+	// TargetShort: the target lost records that it had acknowledged.
+	TargetShort Reason = "target-short"
+	// Recreated: the topic was deleted and made again on one side.
+	Recreated Reason = "recreated"
+	// Misplaced: the target stored a batch at another offset than its own.
+	Misplaced Reason = "misplaced"
+	// Refused: the target refuses our batches again and again.
+	Refused Reason = "refused"
+)
+
+// Freeze is a stop: why, which offsets [From, To) it is about, and what to do.
+type Freeze struct {
+	Reason Reason `json:"reason"`
+	From   int64  `json:"from"`
+	To     int64  `json:"to"`
+	Detail string `json:"detail"`
+}
+
+// String returns "hole [12,17): offsets are missing at the source".
+func (f Freeze) String() string {
+	return fmt.Sprintf("%s [%d,%d): %s", f.Reason, f.From, f.To, f.Detail)
+}
+
+// NextStep says what a person can do about it.
+func (f Freeze) NextStep(p topology.Partition) string {
+	reseed := "holdfast mirror reseed --topic " + p.Topic
+	switch f.Reason {
+	case Hole, Transactional, OldFormat:
+		return fmt.Sprintf("this mirror cannot copy such a topic; exclude %s under mirror.exclude, or let retention pass offset %d and then: %s", p.Topic, f.To, reseed)
+	case Prefix:
+		return fmt.Sprintf("only a topic that starts at offset 0 can be mirrored; exclude %s under mirror.exclude, or create it anew at the source", p.Topic)
+	case Lost:
+		return fmt.Sprintf("the records are gone at the source; raise retention.ms there; %s discards the target's copy and needs a source that starts at 0", reseed)
+	case Recreated:
+		return fmt.Sprintf("check which copy is wanted; then discard the target's: %s", reseed)
+	case Refused:
+		return fmt.Sprintf("correct what the broker says (topic limits, rights), then: holdfast mirror resume --topic %s", p.Topic)
+	default:
+		return fmt.Sprintf("read the range with: holdfast mirror orphans --topic %s; then discard the target's copy: %s", p.Topic, reseed)
+	}
+}

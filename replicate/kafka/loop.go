@@ -1,0 +1,477 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/kafka"
+	"github.com/holdfast-dr/holdfast/internal/topology"
+	"github.com/holdfast-dr/holdfast/replicate"
+)
+
+// Bounds of the owner's work.
+const (
+	looksMax        = 8                      // looks at the same time
+	lookPartitions  = 200                    // partitions in one look
+	appendLanes     = 2                      // append requests per target broker
+	appendBytes     = 4 << 20                // per request, unless one batch is larger
+	fetchPartitions = 500                    // partitions in one fetch
+	statusEvery     = 250 * time.Millisecond // how fresh Status is
+	missingMax      = 3                      // refreshes without a topic before it counts as deleted
+	sleptMin        = 2 * time.Second        // a step of the loop that took longer was a pause
+)
+
+// part is one partition with what its machine wants and has not got yet.
+type part struct {
+	m          replicate.Partition
+	from       replicate.TopicID // at the source
+	look       *replicate.Look
+	lookAt     time.Time
+	fetch      *replicate.Fetch
+	fetchAt    time.Time
+	append     *replicate.Append
+	turn       uint64 // when it was last served, for fairness
+	epoch      int32  // the target's leader epoch at the last look
+	missing    [2]int // refreshes without the topic at source, target
+	lostEnd    int64  // end of the last append without an answer, 0: none
+	lostUntil  time.Time
+	seenAsked  time.Time // when the source end was asked for, beside fetches
+	frozenSaid bool
+}
+
+// loop owns all partitions. Only its goroutine touches its fields; the rest of
+// the mirror hands it functions to run.
+type loop struct {
+	*Mirror
+	tail     *kafka.Client // for fetches that wait
+	events   chan func()
+	work     sync.WaitGroup
+	reads    context.Context // ends when the mirror is told to stop
+	appends  context.Context // outlives it
+	parts    map[topology.Partition]*part
+	source   *view
+	target   *view
+	findings map[string][]replicate.Finding // by who found them
+	throttle throttle
+
+	looking   int
+	fetching  map[laneKey]bool
+	appending map[int32]int // by target broker
+	inFlight  int           // append requests
+	queued    int           // bytes in the machines' queues
+	reserved  int           // bytes that outstanding fetches may bring
+	turn      uint64
+	stopping  bool
+	wake      time.Time // earliest time at which something becomes due
+	refresh   chan struct{}
+}
+
+// laneKey is one connection for fetches: a source broker, waiting or not.
+type laneKey struct {
+	node int32
+	tail bool
+}
+
+func newLoop(m *Mirror, tail *kafka.Client) *loop {
+	return &loop{
+		Mirror: m, tail: tail, events: make(chan func(), 64),
+		parts: map[topology.Partition]*part{}, findings: map[string][]replicate.Finding{},
+		throttle: throttle{rate: m.conf.Rate},
+		fetching: map[laneKey]bool{}, appending: map[int32]int{}, refresh: make(chan struct{}, 1),
+	}
+}
+
+// run is the owner. It ends when ctx has ended, every append was answered or
+// timed out, and every goroutine it started is gone.
+func (l *loop) run(ctx context.Context) error {
+	reads, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	l.reads, l.appends = reads, context.WithoutCancel(ctx)
+	l.work.Go(func() { l.keep(reads, cancel) })
+	if l.conf.Groups != nil {
+		l.work.Go(func() { l.keepGroups(reads) })
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	done := reads.Done()
+	var gone chan struct{} // closed when all goroutines are gone, after stopping
+	published := time.Time{}
+	last := time.Now()
+	for {
+		now := time.Now()
+		l.wokeUp(last, now)
+		for _, do := range l.takeOrders() {
+			do(l)
+		}
+		l.dispatch(now)
+		if now.Sub(published) >= statusEvery {
+			l.publish(now, true)
+			published = now
+			l.due(now, statusEvery)
+		}
+		timer.Reset(min(max(0, l.wake.Sub(now)), statusEvery))
+		last = time.Now()
+		select {
+		case do := <-l.events:
+			do()
+			for range len(l.events) { // what came meanwhile, before sending again
+				(<-l.events)()
+			}
+		case <-timer.C:
+		case <-l.nudge:
+		case <-done:
+			done, l.stopping = nil, true
+			gone = make(chan struct{})
+			go func() { l.work.Wait(); close(gone) }()
+		case <-gone:
+			for len(l.events) > 0 {
+				(<-l.events)()
+			}
+			err := l.settle()
+			l.publish(time.Now(), false)
+			if cause := context.Cause(reads); err == nil && ctx.Err() == nil && cause != nil {
+				err = cause // the keeper found that the link can never work
+			}
+			return err
+		}
+	}
+}
+
+// wokeUp notices that the machine or the process was paused. Time that was
+// slept does not count on the monotonic clock, so the wall clock is compared.
+// After a pause, what is known of the target is old: look before writing.
+func (l *loop) wokeUp(last, now time.Time) {
+	if pause := now.Round(0).Sub(last.Round(0)); pause > max(sleptMin, l.conf.RequestTimeout/2) {
+		l.log.Warn("the mirror was paused; reading all ends again", "pause", pause.Round(time.Millisecond))
+		for _, p := range l.parts {
+			l.apply(p, replicate.TargetMoved{})
+		}
+	}
+}
+
+// apply gives one event to a partition and notes what it wants now.
+func (l *loop) apply(p *part, ev replicate.Event) {
+	before := p.m.Queued()
+	m, acts := p.m.Next(ev)
+	p.m = m
+	l.queued += m.Queued() - before
+	l.take(p, acts)
+	if m.State == replicate.Frozen && !p.frozenSaid {
+		l.log.Warn("partition frozen", "partition", m.ID.String(), "reason", string(m.Freeze.Reason), "from", m.Freeze.From, "to", m.Freeze.To, "detail", m.Freeze.Detail, "next", m.Freeze.NextStep(m.ID))
+	}
+	p.frozenSaid = m.State == replicate.Frozen
+	if p.frozenSaid {
+		p.look, p.fetch = nil, nil
+	}
+}
+
+func (l *loop) take(p *part, acts []replicate.Action) {
+	now := time.Now()
+	for _, act := range acts {
+		switch act := act.(type) {
+		case replicate.Look:
+			p.look, p.fetch = &act, nil
+			p.lookAt = now.Add(jitter(act.After))
+		case replicate.Fetch:
+			p.fetch = &act
+			p.fetchAt = now.Add(jitter(act.After))
+		case replicate.Append:
+			p.append = &act
+		}
+	}
+}
+
+// jitter spreads retries by up to a fifth.
+func jitter(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
+	return d + time.Duration(rand.Int64N(int64(d)/5+1))
+}
+
+// due notes when the owner must look again.
+func (l *loop) due(now time.Time, after time.Duration) {
+	if at := now.Add(after); at.Before(l.wake) {
+		l.wake = at
+	}
+}
+
+// dispatch sends what can be sent now.
+func (l *loop) dispatch(now time.Time) {
+	l.wake = now.Add(statusEvery)
+	if l.stopping {
+		// Appends that were not sent are answered here: nothing went out.
+		for _, p := range l.parts {
+			if p.append != nil {
+				p.append = nil
+				l.apply(p, replicate.Appended{Answer: replicate.AppendRetry, Why: "stopping"})
+			}
+		}
+		return
+	}
+	l.dispatchAppends(now)
+	l.dispatchLooks(now)
+	l.dispatchFetches(now)
+	l.dispatchSeen(now)
+}
+
+// byTurn returns the partitions that want something, longest unserved first.
+func (l *loop) byTurn(wants func(*part) bool) []*part {
+	var out []*part
+	for _, p := range l.parts {
+		if wants(p) {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, func(a, b *part) int {
+		if a.turn != b.turn {
+			return int(int64(a.turn) - int64(b.turn))
+		}
+		return a.m.ID.Compare(b.m.ID)
+	})
+	return out
+}
+
+// home returns where the partition is led, or why that is not known.
+func home(v *view, p *part, side string) (int32, spot, error) {
+	t, at, ok := v.part(p.m.ID)
+	want := p.m.Run.Topic
+	if side == "source" {
+		want = p.from
+	}
+	switch {
+	case !ok:
+		return 0, spot{}, fmt.Errorf("the %s has no such partition (now)", side)
+	case t.id != want:
+		return 0, spot{}, fmt.Errorf("the %s topic is another one now", side)
+	case at.leader < 0:
+		return 0, spot{}, fmt.Errorf("the %s partition has no leader", side)
+	}
+	return at.leader, spot{Partition: p.m.ID, id: t.id, epoch: at.epoch}, nil
+}
+
+// dispatchLooks starts looks, grouped by the two brokers they ask.
+func (l *loop) dispatchLooks(now time.Time) {
+	type pair struct{ from, to int32 }
+	groups := map[pair][]lookItem{}
+	var order []pair
+	for _, p := range l.byTurn(func(p *part) bool { return p.look != nil }) {
+		if wait := p.lookAt.Sub(now); wait > 0 {
+			l.due(now, wait)
+			continue
+		}
+		fromNode, from, err := home(l.source, p, "source")
+		toNode, to, err2 := home(l.target, p, "target")
+		if err = errors.Join(err, err2); err != nil {
+			l.wantRefresh()
+			gen := p.look.Gen
+			p.look = nil
+			l.apply(p, replicate.LookFailed{Gen: gen, Why: err.Error()})
+			continue
+		}
+		key := pair{fromNode, toNode}
+		if _, ok := groups[key]; !ok {
+			order = append(order, key)
+		}
+		groups[key] = append(groups[key], lookItem{gen: p.look.Gen, run: p.m.Run, from: from, to: to})
+	}
+	for _, key := range order {
+		for items := range slices.Chunk(groups[key], lookPartitions) {
+			if l.looking >= looksMax {
+				return // the end of a look wakes us
+			}
+			l.looking++
+			for _, it := range items {
+				p := l.parts[it.to.Partition]
+				p.look, p.epoch = nil, it.to.epoch
+				l.serve(p)
+			}
+			l.work.Go(func() {
+				got := lookMany(l.reads, l.conf.Source, key.from, l.conf.Target, key.to, items)
+				l.events <- func() {
+					l.looking--
+					for id, ev := range got {
+						p := l.parts[id]
+						if looked, ok := ev.(replicate.Looked); ok && looked.TargetEnd >= p.lostEnd {
+							p.lostEnd = 0 // the unanswered append was carried out
+						}
+						if _, failed := ev.(replicate.LookFailed); failed {
+							l.wantRefresh()
+						}
+						l.apply(p, ev)
+					}
+				}
+			})
+		}
+	}
+}
+
+func (l *loop) serve(p *part) {
+	l.turn++
+	p.turn = l.turn
+}
+
+// dispatchSeen reads source ends for partitions that do not fetch, so that
+// their distance stays true.
+func (l *loop) dispatchSeen(now time.Time) {
+	groups := map[int32][]spot{}
+	for _, p := range l.parts {
+		if p.m.State != replicate.Frozen || now.Sub(p.seenAsked) < l.conf.TopicsEvery {
+			continue
+		}
+		if node, at, err := home(l.source, p, "source"); err == nil {
+			p.seenAsked = now
+			groups[node] = append(groups[node], at)
+		}
+	}
+	for node, spots := range groups {
+		l.work.Go(func() {
+			ctx, cancel := context.WithTimeout(l.reads, lookTimeout)
+			defer cancel()
+			start, end := offsetAt(ctx, l.conf.Source, node, spots, -2), offsetAt(ctx, l.conf.Source, node, spots, -1)
+			l.events <- func() {
+				for _, s := range spots {
+					if start[s.Partition].err == nil && end[s.Partition].err == nil {
+						l.apply(l.parts[s.Partition], replicate.SourceSeen{At: time.Now(), Start: start[s.Partition].offset, End: end[s.Partition].offset})
+					}
+				}
+			}
+		})
+	}
+}
+
+// wantRefresh asks the keeper for fresh metadata soon.
+func (l *loop) wantRefresh() {
+	select {
+	case l.refresh <- struct{}{}:
+	default:
+	}
+}
+
+// update takes new metadata: new partitions join, moved ones look again,
+// recreated ones freeze.
+func (l *loop) update(source, target *view, topics []string) {
+	if source != nil {
+		l.source = source
+	}
+	if target != nil {
+		l.target = target
+	}
+	if l.source == nil || l.target == nil {
+		return
+	}
+	for _, name := range topics {
+		from, to := l.source.topics[name], l.target.topics[name]
+		if from == nil || to == nil {
+			continue
+		}
+		for i := range min(len(from.parts), len(to.parts)) {
+			id := topology.Partition{Topic: name, Partition: int32(i)}
+			if l.parts[id] == nil {
+				l.join(id, from.id, to.id)
+			}
+		}
+	}
+	ids := map[string]TopicIDs{}
+	for id, p := range l.parts {
+		ids[id.Topic] = TopicIDs{Source: p.from, Target: p.m.Run.Topic}
+		l.compareTopic(p, 0, "source", l.source, p.from, source != nil)
+		l.compareTopic(p, 1, "target", l.target, p.m.Run.Topic, target != nil)
+		if _, at, ok := l.target.part(id); ok && at.epoch != p.epoch && p.m.State == replicate.Running {
+			p.epoch = at.epoch
+			l.apply(p, replicate.TargetMoved{})
+		}
+	}
+	l.ids.Store(&ids)
+}
+
+func (l *loop) join(id topology.Partition, from, to replicate.TopicID) {
+	run := replicate.Run{Link: l.conf.Link, Topic: to, Partition: id.Partition, Start: l.conf.Starts[id]}
+	m, acts := replicate.NewPartition(id, run, *l.conf.Limits)
+	p := &part{m: m, from: from}
+	l.parts[id] = p
+	l.take(p, acts)
+	if known, ok := l.conf.Known[id.Topic]; ok {
+		if known.Source != from {
+			l.apply(p, replicate.TopicRecreated{Side: "source"})
+		} else if known.Target != to {
+			l.apply(p, replicate.TopicRecreated{Side: "target"})
+		}
+	}
+}
+
+// compareTopic freezes a partition whose topic is another one now, or is
+// missing in several answers running.
+func (l *loop) compareTopic(p *part, side int, name string, v *view, want replicate.TopicID, fresh bool) {
+	if !fresh || p.m.State == replicate.Frozen {
+		return
+	}
+	t := v.topics[p.m.ID.Topic]
+	switch {
+	case t != nil && t.id == want:
+		p.missing[side] = 0
+	case t != nil:
+		l.apply(p, replicate.TopicRecreated{Side: name})
+	default:
+		if p.missing[side]++; p.missing[side] >= missingMax {
+			l.apply(p, replicate.TopicRecreated{Side: name})
+		}
+	}
+}
+
+// publish makes a new Status.
+func (l *loop) publish(now time.Time, running bool) {
+	s := &replicate.LinkStatus{Link: l.conf.Link, At: now, Running: running}
+	s.Partitions = make([]replicate.PartitionStatus, 0, len(l.parts))
+	for _, p := range l.parts {
+		s.Partitions = append(s.Partitions, p.m.Status(now))
+	}
+	for _, by := range slices.Sorted(maps.Keys(l.findings)) {
+		s.Findings = append(s.Findings, l.findings[by]...)
+	}
+	s.Sum()
+	l.status.Store(s)
+}
+
+// settle says whether an append may still be carried out. A request that had
+// no answer counts as carried out when the target's end is behind it, and as
+// dead when its time has passed.
+func (l *loop) settle() error {
+	lost := &UncleanError{}
+	until := time.Time{}
+	ctx, cancel := context.WithTimeout(l.appends, lookTimeout)
+	defer cancel()
+	groups := map[int32][]spot{}
+	for id, p := range l.parts {
+		if p.lostEnd > 0 && time.Now().Before(p.lostUntil) {
+			lost.Partitions = append(lost.Partitions, id)
+			if node, at, err := home(l.target, p, "target"); err == nil {
+				groups[node] = append(groups[node], at)
+			}
+		}
+	}
+	for node, spots := range groups {
+		for id, a := range logEnd(ctx, l.conf.Target, node, spots) {
+			if a.err == nil && a.offset >= l.parts[id].lostEnd {
+				lost.Partitions = slices.DeleteFunc(lost.Partitions, func(q topology.Partition) bool { return q == id })
+			}
+		}
+	}
+	for _, id := range lost.Partitions {
+		if p := l.parts[id]; p.lostUntil.After(until) {
+			until = p.lostUntil
+		}
+	}
+	lost.Wait = time.Until(until)
+	if len(lost.Partitions) == 0 || lost.Wait <= 0 {
+		return nil
+	}
+	slices.SortFunc(lost.Partitions, topology.Partition.Compare)
+	return lost
+}

@@ -1,0 +1,75 @@
+package kafka
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics shows a link's Status to Prometheus. It computes nothing of its own,
+// so that a graph and `mirror status` can never disagree.
+type metrics struct {
+	m                                    *Mirror
+	records, bytes, seconds, frozen, end *prometheus.Desc
+	mirroredRecords, mirroredBytes, up   *prometheus.Desc
+	findings, seenAge                    *prometheus.Desc
+}
+
+func newMetrics(m *Mirror) *metrics {
+	link := prometheus.Labels{"source": string(m.conf.Link.Source), "target": string(m.conf.Link.Target)}
+	per := []string{"topic", "partition"}
+	desc := func(name, help string, labels []string) *prometheus.Desc {
+		return prometheus.NewDesc("holdfast_mirror_"+name, help, labels, link)
+	}
+	return &metrics{
+		m:               m,
+		records:         desc("behind_records", "Records at the source that the target lacks.", per),
+		bytes:           desc("behind_bytes_estimate", "Estimate of the stored bytes that the target lacks.", per),
+		seconds:         desc("behind_seconds", "Age of the oldest record that the target lacks; 0 when none.", per),
+		frozen:          desc("frozen", "1 for a frozen partition, with its reason.", append(per, "reason")),
+		end:             desc("target_end", "End of the target partition.", per),
+		seenAge:         desc("source_unseen_seconds", "Time since the source partition was last seen.", per),
+		mirroredRecords: desc("records_total", "Records mirrored by this process.", nil),
+		mirroredBytes:   desc("bytes_total", "Stored bytes mirrored by this process.", nil),
+		up:              desc("running", "1 while the mirror runs.", nil),
+		findings:        desc("findings", "Findings about topics and clusters.", nil),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (x *metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{x.records, x.bytes, x.seconds, x.frozen, x.end, x.seenAge, x.mirroredRecords, x.mirroredBytes, x.up, x.findings} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (x *metrics) Collect(ch chan<- prometheus.Metric) {
+	s := x.m.Status()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	for _, p := range s.Partitions {
+		n := strconv.Itoa(int(p.Partition.Partition))
+		if p.RecordsBehind >= 0 { // not known is absent, never 0
+			gauge(x.records, float64(p.RecordsBehind), p.Topic, n)
+			gauge(x.bytes, float64(p.BytesBehindEstimate), p.Topic, n)
+			gauge(x.seconds, p.SecondsBehind, p.Topic, n)
+			gauge(x.end, float64(p.TargetEnd), p.Topic, n)
+		}
+		if p.SourceSeenAt != nil {
+			gauge(x.seenAge, max(0, s.At.Sub(*p.SourceSeenAt).Seconds()), p.Topic, n)
+		}
+		if p.Frozen != nil {
+			gauge(x.frozen, 1, p.Topic, n, string(p.Frozen.Reason))
+		}
+	}
+	ch <- prometheus.MustNewConstMetric(x.mirroredRecords, prometheus.CounterValue, float64(s.Totals.Records))
+	ch <- prometheus.MustNewConstMetric(x.mirroredBytes, prometheus.CounterValue, float64(s.Totals.Bytes))
+	running := 0.0
+	if s.Running {
+		running = 1
+	}
+	gauge(x.up, running)
+	gauge(x.findings, float64(len(s.Findings)))
+}

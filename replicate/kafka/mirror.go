@@ -1,0 +1,218 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/holdfast-dr/holdfast/internal/kafka"
+	"github.com/holdfast-dr/holdfast/internal/topology"
+	"github.com/holdfast-dr/holdfast/replicate"
+)
+
+// Config describes one link and how hard it may work. The zero value of every
+// limit means its default.
+type Config struct {
+	Link   replicate.Link
+	Source *kafka.Client // not closed by the mirror
+	Target *kafka.Client
+
+	Topics replicate.Selection
+	// Groups, when set, are copied every GroupsEvery while the mirror runs.
+	Groups *replicate.GroupSelector
+	// Starts are the target ends recorded when the link was made. A partition
+	// that is not in it starts at 0.
+	Starts map[topology.Partition]int64
+	// Known are topic identities recorded earlier; a topic with another one is
+	// frozen. Topics that are not in it are taken as they are found.
+	Known map[string]TopicIDs
+
+	Rate        float64       // bytes per second, 0: no limit; see SetRate
+	BufferBytes int           // fetched and not yet appended, whole link; default 64 MiB
+	FetchBytes  int32         // per partition and fetch; default 1 MiB
+	FetchWait   time.Duration // how long a broker may wait for records; default 250 ms
+
+	// RequestTimeout is how long an append may take. A request without an
+	// answer is taken to be in flight for that long. Default 15 s; it must not
+	// be less than the target brokers' session timeout (9 s by default), after
+	// which a broker that hangs no longer leads.
+	RequestTimeout time.Duration
+
+	TopicsEvery  time.Duration // topics, partitions, leaders; default 5 s
+	ConfigsEvery time.Duration // topic settings; default 1 min
+	GroupsEvery  time.Duration // default 5 s
+
+	Limits     *replicate.Limits // nil: replicate.DefaultLimits
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+}
+
+// TopicIDs are the identities of one topic at both ends.
+type TopicIDs struct {
+	Source replicate.TopicID `json:"source"`
+	Target replicate.TopicID `json:"target"`
+}
+
+func (c Config) withDefaults() Config {
+	orDuration := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	orDuration(&c.FetchWait, 250*time.Millisecond)
+	orDuration(&c.RequestTimeout, 15*time.Second)
+	orDuration(&c.TopicsEvery, 5*time.Second)
+	orDuration(&c.ConfigsEvery, time.Minute)
+	orDuration(&c.GroupsEvery, 5*time.Second)
+	if c.BufferBytes == 0 {
+		c.BufferBytes = 64 << 20
+	}
+	if c.FetchBytes == 0 {
+		c.FetchBytes = 1 << 20
+	}
+	if c.Limits == nil {
+		l := replicate.DefaultLimits
+		l.BufferBytes = 2 * int(c.FetchBytes)
+		l.RequestGrace = c.RequestTimeout
+		c.Limits = &l
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func (c Config) check() error {
+	switch {
+	case c.Source == nil || c.Target == nil:
+		return errors.New("mirror: want a source and a target client")
+	case c.Link.Source == c.Link.Target:
+		return fmt.Errorf("mirror %s: source and target are the same region", c.Link)
+	case c.BufferBytes < 0 || c.FetchBytes < 0 || c.Rate < 0 || c.RequestTimeout < 0:
+		return fmt.Errorf("mirror %s: limits must not be negative", c.Link)
+	}
+	return nil
+}
+
+// ErrSameCluster says that both ends of a link are one cluster.
+var ErrSameCluster = errors.New("source and target are the same kafka cluster")
+
+// UncleanError says that a mirror ended while appends had no answer. The
+// target may still carry them out for as long as Wait; after that its ends may
+// be taken as they are read.
+type UncleanError struct {
+	Partitions []topology.Partition
+	Wait       time.Duration
+}
+
+func (e *UncleanError) Error() string {
+	return fmt.Sprintf("mirror ended with %d appends unanswered: wait %s before taking the target's ends as final", len(e.Partitions), e.Wait.Round(time.Millisecond))
+}
+
+// Mirror is one link at work. Its methods are safe for concurrent use.
+type Mirror struct {
+	conf    Config
+	log     *slog.Logger
+	metrics *metrics
+	status  atomic.Pointer[replicate.LinkStatus]
+	ids     atomic.Pointer[map[string]TopicIDs]
+	groups  atomic.Pointer[GroupReport]
+	running atomic.Bool
+
+	mu     sync.Mutex
+	orders []func(*loop) // for the owner, given between its steps
+	nudge  chan struct{}
+}
+
+// New checks the configuration. It does not touch the network.
+func New(conf Config) (*Mirror, error) {
+	conf = conf.withDefaults()
+	if err := conf.check(); err != nil {
+		return nil, err
+	}
+	m := &Mirror{conf: conf, log: conf.Logger.With("link", conf.Link.String()), nudge: make(chan struct{}, 1)}
+	empty := &replicate.LinkStatus{Link: conf.Link}
+	empty.Sum()
+	m.status.Store(empty)
+	m.ids.Store(&map[string]TopicIDs{})
+	m.groups.Store(&GroupReport{})
+	m.metrics = newMetrics(m)
+	if conf.Registerer != nil {
+		if err := conf.Registerer.Register(m.metrics); err != nil {
+			return nil, fmt.Errorf("mirror %s: register metrics: %w", conf.Link, err)
+		}
+	}
+	return m, nil
+}
+
+// Run mirrors until ctx ends. A cluster that is away is waited for. It returns
+// nil when every append was answered, or is known to be carried out or dead;
+// an *UncleanError when not; another error when the link can never work, such
+// as ErrSameCluster. A Mirror runs once.
+func (m *Mirror) Run(ctx context.Context) error {
+	if !m.running.CompareAndSwap(false, true) {
+		return fmt.Errorf("mirror %s: it ran already; make a new one", m.conf.Link)
+	}
+	if m.conf.Registerer != nil {
+		defer m.conf.Registerer.Unregister(m.metrics)
+	}
+	tail, err := m.conf.Source.Another()
+	if err != nil {
+		return fmt.Errorf("mirror %s: %w", m.conf.Link, err)
+	}
+	defer tail.Close()
+	return newLoop(m, tail).run(ctx)
+}
+
+// Status is the state of a moment ago (at most half a second while it runs).
+func (m *Mirror) Status() replicate.LinkStatus { return *m.status.Load() }
+
+// TopicIDs returns the identities of the topics that are mirrored, for the
+// record. See Config.Known.
+func (m *Mirror) TopicIDs() map[string]TopicIDs { return *m.ids.Load() }
+
+// Groups is the last report of copied group offsets; it is empty before the
+// first.
+func (m *Mirror) Groups() GroupReport { return *m.groups.Load() }
+
+// SetRate changes the limit of bytes per second; 0 removes it.
+func (m *Mirror) SetRate(bytesPerSecond float64) {
+	m.order(func(l *loop) { l.throttle.set(max(0, bytesPerSecond)) })
+}
+
+// Retry judges the frozen partitions of a topic again; "" means all topics. It
+// moves nothing by itself: a partition whose logs still do not fit freezes
+// again.
+func (m *Mirror) Retry(topic string) {
+	m.order(func(l *loop) {
+		for id, p := range l.parts {
+			if topic == "" || id.Topic == topic {
+				l.apply(p, replicate.Retry{})
+			}
+		}
+	})
+}
+
+func (m *Mirror) order(do func(*loop)) {
+	m.mu.Lock()
+	m.orders = append(m.orders, do)
+	m.mu.Unlock()
+	select {
+	case m.nudge <- struct{}{}:
+	default:
+	}
+}
+
+func (m *Mirror) takeOrders() []func(*loop) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := m.orders
+	m.orders = nil
+	return out
+}

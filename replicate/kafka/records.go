@@ -1,0 +1,47 @@
+package kafka
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/holdfast-dr/holdfast/replicate"
+)
+
+// eachRecord decodes a batch and gives its records to yield.
+func eachRecord(b replicate.Batch, yield func(replicate.Record) error) error {
+	payload := b.Payload()
+	if b.Codec() != 0 {
+		var err error
+		payload, err = kgo.DefaultDecompressor().Decompress(payload, kgo.CompressionCodecType(b.Codec()))
+		if err != nil {
+			return fmt.Errorf("decompress the batch at %d: %w", b.Base, err)
+		}
+	}
+	return replicate.Records(b.Header, payload, yield)
+}
+
+// canonical returns the records of b in [lo, hi) in a form that does not
+// depend on how a broker stores them.
+func canonical(b replicate.Batch, lo, hi int64, withTime bool) ([]byte, error) {
+	var out []byte
+	err := eachRecord(b, func(r replicate.Record) error {
+		if lo <= r.Offset && r.Offset < hi {
+			out = r.AppendCanonical(out, withTime)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// sameRecords compares the records of two batches in [lo, hi).
+func sameRecords(a, b replicate.Batch, lo, hi int64) (bool, error) {
+	withTime := !a.LogAppendTime() && !b.LogAppendTime()
+	x, err := canonical(a, lo, hi, withTime)
+	if err != nil {
+		return false, err
+	}
+	y, err := canonical(b, lo, hi, withTime)
+	return err == nil && bytes.Equal(x, y), err
+}

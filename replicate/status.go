@@ -1,0 +1,132 @@
+package replicate
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/topology"
+)
+
+// PartitionStatus is one line of `mirror status`.
+type PartitionStatus struct {
+	topology.Partition
+	State        State      `json:"state"`
+	SourceStart  int64      `json:"source_start"`             // -1: not seen yet
+	SourceEnd    int64      `json:"source_end"`               // as last seen; -1: not seen yet
+	SourceSeenAt *time.Time `json:"source_seen_at,omitempty"` // when SourceEnd was seen
+	TargetEnd    int64      `json:"target_end"`               // -1: not read yet
+	// RecordsBehind is SourceEnd - TargetEnd, -1 when one of them is not known.
+	RecordsBehind int64 `json:"records_behind"`
+	// BytesBehindEstimate is RecordsBehind times the mean stored size of the
+	// records mirrored so far; an estimate, 0 until some were.
+	BytesBehindEstimate int64 `json:"bytes_behind_estimate"`
+	// SecondsBehind is the age of the oldest record that is not mirrored, by
+	// its own timestamp when it was read, else since it was first seen; and
+	// never less than the time since the source was last seen, once that is
+	// more than StaleAfter. 0 when caught up, -1 when not known.
+	SecondsBehind float64 `json:"seconds_behind"`
+	Frozen        *Freeze `json:"frozen,omitempty"`
+	Next          string  `json:"next,omitempty"`    // what a person can do
+	Trouble       string  `json:"trouble,omitempty"` // what is being retried
+	Unproven      bool    `json:"unproven,omitempty"`
+	Records       int64   `json:"records"` // mirrored by this process
+	Bytes         int64   `json:"bytes"`
+}
+
+// StaleAfter is how long a source may be silent before its last seen end is
+// no longer taken for its end.
+const StaleAfter = 5 * time.Second
+
+// LinkStatus is the whole link. The lists are sorted.
+type LinkStatus struct {
+	Link       Link              `json:"link"`
+	At         time.Time         `json:"at"`
+	Running    bool              `json:"running"`
+	Partitions []PartitionStatus `json:"partitions"`
+	Findings   []Finding         `json:"findings,omitempty"` // about topics and the link
+	Totals     Totals            `json:"totals"`
+}
+
+// Finding is something a person should know, with the next step.
+type Finding struct {
+	About string `json:"about"` // a topic, a group, or "source", "target"
+	Text  string `json:"text"`
+	Next  string `json:"next,omitempty"`
+}
+
+// Totals sums up a link. Frozen partitions count in Frozen and in the
+// distances, as what they lack is lacking.
+type Totals struct {
+	Partitions          int     `json:"partitions"`
+	Running             int     `json:"running"`
+	Resuming            int     `json:"resuming"`
+	Frozen              int     `json:"frozen"`
+	Unknown             int     `json:"unknown"` // partitions whose distance is not known
+	RecordsBehind       int64   `json:"records_behind"`
+	BytesBehindEstimate int64   `json:"bytes_behind_estimate"`
+	SecondsBehindMax    float64 `json:"seconds_behind_max"`
+	Records             int64   `json:"records"`
+	Bytes               int64   `json:"bytes"`
+}
+
+// Status describes the partition at the time now.
+func (m Partition) Status(now time.Time) PartitionStatus {
+	s := PartitionStatus{
+		Partition: m.ID, State: m.State, SourceStart: m.SourceStart, SourceEnd: m.SourceEnd, TargetEnd: m.End,
+		RecordsBehind: -1, SecondsBehind: -1, Frozen: m.Freeze, Trouble: m.Trouble, Unproven: m.Unproven,
+		Records: m.Records, Bytes: m.Bytes,
+	}
+	if !m.SourceSeenAt.IsZero() {
+		at := m.SourceSeenAt
+		s.SourceSeenAt = &at
+	}
+	if m.Freeze != nil {
+		s.Next = m.Freeze.NextStep(m.ID)
+	}
+	if m.End < 0 || m.SourceEnd < 0 {
+		return s
+	}
+	s.RecordsBehind = max(0, m.SourceEnd-m.End)
+	if m.Records > 0 {
+		s.BytesBehindEstimate = int64(float64(s.RecordsBehind) * float64(m.Bytes) / float64(m.Records))
+	}
+	var age time.Duration
+	if s.RecordsBehind > 0 {
+		age = now.Sub(m.BehindSince)
+		if len(m.queue) > 0 && m.queue[0].FirstTimestamp > 0 {
+			age = now.Sub(time.UnixMilli(m.queue[0].FirstTimestamp))
+		}
+	}
+	if unseen := now.Sub(m.SourceSeenAt); unseen > StaleAfter {
+		age = max(age, unseen)
+	}
+	s.SecondsBehind = max(0, age.Seconds())
+	return s
+}
+
+// Sum sorts the partitions and fills in the totals.
+func (l *LinkStatus) Sum() {
+	slices.SortFunc(l.Partitions, func(a, b PartitionStatus) int { return a.Compare(b.Partition) })
+	slices.SortFunc(l.Findings, func(a, b Finding) int { return cmp.Or(cmp.Compare(a.About, b.About), cmp.Compare(a.Text, b.Text)) })
+	l.Totals = Totals{Partitions: len(l.Partitions)}
+	for _, p := range l.Partitions {
+		switch p.State {
+		case Running:
+			l.Totals.Running++
+		case Resuming:
+			l.Totals.Resuming++
+		case Frozen:
+			l.Totals.Frozen++
+		}
+		if p.RecordsBehind < 0 {
+			l.Totals.Unknown++
+		} else {
+			l.Totals.RecordsBehind += p.RecordsBehind
+		}
+		l.Totals.BytesBehindEstimate += p.BytesBehindEstimate
+		l.Totals.SecondsBehindMax = max(l.Totals.SecondsBehindMax, p.SecondsBehind)
+		l.Totals.Records += p.Records
+		l.Totals.Bytes += p.Bytes
+	}
+}
