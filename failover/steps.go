@@ -32,16 +32,12 @@ type WaitSpec struct {
 	Wait time.Duration `json:"wait"`
 }
 
-// ExecSpec is the spec of the exec kinds: one hook per role, in order.
-type ExecSpec struct {
-	Hooks []Hook `json:"hooks"`
-}
-
-// Hook is one command to run for one role.
+// Hook is one command to run for one role. The spec of the exec kinds is a
+// list of them, run in order.
 type Hook struct {
 	Role    topology.Role `json:"role"`
 	Argv    []string      `json:"argv"`
-	Timeout time.Duration `json:"timeout"`
+	Timeout string        `json:"timeout"` // "30s"
 }
 
 // DrainSpec is the spec of KindKafkaDrain.
@@ -170,18 +166,18 @@ func arrivalSteps(s consensus.State, rules Rules, p consensus.Plan) []consensus.
 }
 
 func execStep(rules Rules, roles []topology.Role, kind string, at topology.Region, verb string, pick func(RoleRules) Command) (consensus.Step, bool) {
-	var e ExecSpec
+	var hooks []Hook
 	var timeout time.Duration
 	for _, name := range roles {
 		if c := pick(rules.Roles[name]); len(c.Argv) > 0 {
-			e.Hooks = append(e.Hooks, Hook{name, c.Argv, c.Timeout})
+			hooks = append(hooks, Hook{name, c.Argv, c.Timeout.String()})
 			timeout += c.Timeout
 		}
 	}
-	if len(e.Hooks) == 0 {
+	if len(hooks) == 0 {
 		return consensus.Step{}, false
 	}
-	return consensus.Step{Kind: kind, Region: at, Title: fmt.Sprintf("%s the workloads in %s", verb, at), Spec: spec(e), Timeout: timeout + taskGrace}, true
+	return consensus.Step{Kind: kind, Region: at, Title: fmt.Sprintf("%s the workloads in %s", verb, at), Spec: spec(hooks), Timeout: timeout + taskGrace}, true
 }
 
 // carriesKafka reports whether the plan moves what the mirror serves.
