@@ -18,9 +18,10 @@ import (
 //     own clock before it proposed the renewal that armed it, and the log
 //     accepted that very renewal, as sequence n.
 //  2. A leader proposes Expire{n} only after it has seen sequence n in its own
-//     term for TTL·(1+2ρ)+δ on its own clock. It saw n after it was proposed,
-//     so after t0. With rates within ρ of true time, that count ends after
-//     t0 + TTL of the holder's clock.
+//     term for TTL·(1+ρ)/(1-ρ)+δ on its own clock. It saw n after it was
+//     proposed, so after t0. With rates within ρ of true time, that count ends
+//     after t0 + TTL of the holder's clock. TTL is the longest that a renewal
+//     of this epoch declared, so a shorter one in new settings is no trap.
 //  3. Expire{n} is refused if a renewal n+1 was accepted first. So nobody is
 //     armed by a sequence that nobody counted.
 //  4. Grant needs a vacant role: after an Expire, a Release (its holder has
@@ -47,11 +48,16 @@ var DefaultLeaseTiming = LeaseTiming{
 	Margin: 5 * time.Second, Delta: 200 * time.Millisecond, ClockRatePPM: 1000,
 }
 
+// ttlMax bounds every duration of a lease, so that sums of them stay exact.
+const ttlMax = time.Hour
+
 // Check says whether the durations can work at all.
 func (t LeaseTiming) Check() error {
 	switch {
 	case t.TTL <= 0 || t.Renew <= 0 || t.AttemptTimeout <= 0 || t.Delta < 0:
 		return errors.New("lease: ttl, renew and attempt_timeout must be above 0")
+	case t.TTL > ttlMax || t.Renew > ttlMax || t.AttemptTimeout > ttlMax || t.Delta > ttlMax:
+		return fmt.Errorf("lease: no duration may exceed %s", ttlMax)
 	case t.Margin <= 0 || t.Margin >= t.TTL:
 		return fmt.Errorf("lease: margin %s must lie between 0 and the ttl of %s", t.Margin, t.TTL)
 	case t.Renew+t.AttemptTimeout > t.TTL-t.Margin:
@@ -63,9 +69,11 @@ func (t LeaseTiming) Check() error {
 }
 
 // Count is how long a leader waits, on its own clock, before it takes a lease
-// that it saw renewed to be over: TTL·(1+2ρ)+δ.
+// that it saw renewed to be over: TTL·(1+ρ)/(1-ρ)+δ, which is TTL·(1+2ρ)+δ
+// for the small ρ of real clocks.
 func (t LeaseTiming) Count() time.Duration {
-	return t.TTL + time.Duration(2*t.ClockRatePPM*int64(t.TTL)/1_000_000) + t.Delta
+	skew := 2*t.ClockRatePPM*int64(t.TTL)/(1_000_000-t.ClockRatePPM) + 1 // rounded up
+	return t.TTL + time.Duration(skew) + t.Delta
 }
 
 // attemptsMax bounds the renewals whose answer is awaited.
@@ -74,6 +82,7 @@ const attemptsMax = 16
 type attempt struct {
 	nonce  Nonce
 	t0     clock.Instant
+	until  clock.Instant // what it arms
 	epoch  Epoch
 	gen    Generation
 	policy Policy
@@ -100,6 +109,7 @@ type Holder struct {
 	unsafeAt clock.Instant
 
 	attempts []attempt
+	demoted  Nonce // of the last attempt that bound us to Demote, whatever became of it
 }
 
 // NewHolder returns a holder that may not act.
@@ -111,7 +121,7 @@ func NewHolder(role topology.Role, node topology.Node, session SessionID, timing
 func (h Holder) Observe(gen Generation, r Role, timing LeaseTiming) Holder {
 	h.timing = timing
 	if r.Node != h.node || r.Phase == Vacant {
-		if gen == h.gen && r.Epoch < h.epoch {
+		if gen < h.gen || gen == h.gen && r.Epoch < h.epoch {
 			return h // an older state than the one we restored from
 		}
 		h.phase, h.armed, h.holds, h.attempts = Vacant, false, false, nil
@@ -134,21 +144,23 @@ func (h Holder) Observe(gen Generation, r Role, timing LeaseTiming) Holder {
 // order is the way of a role through one epoch; it never goes back.
 var order = map[Phase]int{Closed: 1, Open: 2, Draining: 3}
 
-// Attempt starts a renewal at now. The caller proposes the returned command
-// and reports what became of it to Result, with the nonce, which must rise
-// within a session. It returns false when there is nothing to renew.
+// Attempt starts a renewal at now. The caller keeps the new Deadline, then
+// proposes the returned command and reports what became of it to Result, with
+// the nonce, which starts above 0 and must rise within a session. It returns
+// false when there is nothing to renew.
 func (h Holder) Attempt(now clock.Instant, nonce Nonce, policy Policy) (Holder, *Renew, bool) {
 	if h.phase == Vacant || h.released == h.epoch {
 		return h, nil, false
 	}
 	if policy == Demote {
-		h.holds = false // bound from the moment it may be accepted
+		h.holds, h.demoted = false, nonce // bound from the moment it may be accepted
 	}
-	h.attempts = append(slices.Clone(h.attempts), attempt{nonce, now, h.epoch, h.gen, policy})
+	until := now.Add(h.timing.TTL - h.timing.Margin)
+	h.attempts = append(slices.Clone(h.attempts), attempt{nonce, now, until, h.epoch, h.gen, policy})
 	if len(h.attempts) > attemptsMax {
 		h.attempts = h.attempts[len(h.attempts)-attemptsMax:]
 	}
-	return h, &Renew{Role: h.role, Node: h.node, Session: h.session, Generation: h.gen, Epoch: h.epoch, Policy: policy, Nonce: nonce}, true
+	return h, &Renew{Role: h.role, Node: h.node, Session: h.session, Generation: h.gen, Epoch: h.epoch, Policy: policy, TTL: h.timing.TTL, Nonce: nonce}, true
 }
 
 // Result takes in the outcome of the attempt with this nonce. Call it with
@@ -173,10 +185,10 @@ func (h Holder) Result(nonce Nonce, accepted bool) Holder {
 		}
 		h.unsafe = false
 	}
-	if until := a.t0.Add(h.timing.TTL - h.timing.Margin); !h.armed || h.deadline.Before(until) {
-		h.armed, h.deadline = true, until
+	if !h.armed || h.deadline.Before(a.until) {
+		h.armed, h.deadline = true, a.until
 	}
-	if a.policy == Hold && !slices.ContainsFunc(h.attempts, func(b attempt) bool { return b.policy == Demote }) {
+	if a.policy == Hold && a.nonce > h.demoted { // else the log may still accept the later one
 		h.holds = true
 	}
 	return h
@@ -241,6 +253,11 @@ func (h Holder) At(now clock.Instant) Verdict {
 
 // Deadline is what a node keeps on disk, so that its daemon may restart
 // within it. It is worthless after a reboot: CLOCK_BOOTTIME starts anew.
+//
+// What is on disk must never allow more than the Holder itself. So keep it,
+// and tell what runs under guard, after an accepted Result, and before a
+// command leaves that binds the holder to less: the Renew of an Attempt that
+// ended Holds, and the Release after GiveUp.
 type Deadline struct {
 	Boot       string        `json:"boot"`
 	Role       topology.Role `json:"role"`
@@ -313,7 +330,9 @@ func (w Watch) Look(now clock.Instant, term uint64, s State) (Watch, []*Expire) 
 			last = sighting{s.Generation, r.Epoch, r.Sequence, now}
 		}
 		seen[name] = last
-		if r.Policy == Demote && now.Sub(last.at) >= s.Settings.Lease.Count() {
+		timing := s.Settings.Lease
+		timing.TTL = max(timing.TTL, r.TTL)
+		if r.Policy == Demote && now.Sub(last.at) >= timing.Count() {
 			over = append(over, &Expire{Role: name, Generation: s.Generation, Epoch: r.Epoch, Sequence: r.Sequence})
 		}
 	}

@@ -57,6 +57,10 @@ type Role struct {
 	// renewal. Expire obeys this one, not the settings: a holder that was
 	// told to hold and cannot hear that this changed is still holding.
 	Policy Policy `json:"policy,omitempty"`
+	// TTL is the longest that an accepted renewal of this epoch declared.
+	// Leaders count at least this long: a holder that cannot hear that the
+	// settings have a shorter one still acts by it.
+	TTL time.Duration `json:"ttl,omitempty"`
 	// Basis is what the last grant rested on.
 	Basis Basis `json:"basis,omitempty"`
 	// Last is what the role was before it became vacant.
@@ -84,7 +88,7 @@ type RoleEpoch struct {
 // vacate returns r without a holder.
 func (r Role) vacate(b Basis, reason string) Role {
 	r.Last = Former{Holder: r.Holder, Node: r.Node, Phase: r.Phase, Basis: b, Reason: reason}
-	r.Phase, r.Holder, r.Node, r.Sequence, r.Policy, r.Session, r.Nonce = Vacant, "", "", 0, "", "", 0
+	r.Phase, r.Holder, r.Node, r.Sequence, r.Policy, r.Session, r.Nonce, r.TTL = Vacant, "", "", 0, "", "", 0, 0
 	return r
 }
 
@@ -96,14 +100,15 @@ type Renew struct {
 	Session    SessionID     `json:"session"`
 	Generation Generation    `json:"generation"`
 	Epoch      Epoch         `json:"epoch"`
-	Policy     Policy        `json:"policy"` // what the holder binds itself to
+	Policy     Policy        `json:"policy"`        // what the holder binds itself to
+	TTL        time.Duration `json:"ttl,omitempty"` // by which the holder reckons; 0 means the agreed one
 	Nonce      Nonce         `json:"nonce"`
 }
 
 // Nonce tells the attempts of one node apart.
 type Nonce uint64
 
-// DrainRoles turns open roles inactive, as a step of a plan.
+// DrainRoles turns held roles inactive, as a step of a plan.
 type DrainRoles struct {
 	Step  StepRef     `json:"step"`
 	Roles []RoleEpoch `json:"roles"`
@@ -203,7 +208,11 @@ func (c *Renew) apply(d *draft) error {
 	if r.Session == c.Session && c.Nonce <= r.Nonce {
 		return stale("a later attempt to renew %s was accepted before this one", c.Role)
 	}
+	if c.TTL < 0 || c.TTL > ttlMax {
+		return invalid("ttl %s: want 0 to %s", c.TTL, ttlMax)
+	}
 	r.Sequence++
+	r.TTL = max(r.TTL, cmp.Or(c.TTL, d.Settings.Lease.TTL))
 	r.Policy, r.Session, r.Nonce = c.Policy, c.Session, c.Nonce
 	d.Roles[c.Role] = r
 	return nil
@@ -212,8 +221,8 @@ func (c *Renew) apply(d *draft) error {
 func (c *DrainRoles) apply(d *draft) error {
 	return d.decide(c.Step, StepDrain, func(Plan) error {
 		return d.each(c.Roles, func(name topology.Role, r Role) (Role, error) {
-			if r.Phase != Open {
-				return r, conflict("role %s is %s, only an open role drains", name, r.describe())
+			if r.Phase != Open && r.Phase != Closed { // closed: the plan that would have opened it was superseded
+				return r, conflict("role %s is %s, only a held role drains", name, r.describe())
 			}
 			r.Phase = Draining
 			return r, nil
@@ -295,7 +304,7 @@ func (c *VoidRoles) apply(d *draft) error {
 			if err != nil {
 				return err
 			}
-			if r.Phase == Vacant && r.Epoch == re.Epoch {
+			if r.Phase == Vacant && r.Epoch == re.Epoch && (r.Last.Holder == p.Fenced || r.Last.Holder == "") {
 				// It lapsed meanwhile. The attestation is the stronger basis.
 				r.Last.Basis, r.Last.Reason = Attested, c.Reason
 				d.Roles[re.Role] = r
