@@ -413,6 +413,30 @@ func TestSchema_KnowsEveryKeyAndIsShipped(t *testing.T) {
 	}
 }
 
+func TestParse_HostileFileIsRefusedSoon(t *testing.T) {
+	n := sizeMax / 4
+	for name, text := range map[string]string{
+		"brackets": strings.Repeat("[", n), "closed": strings.Repeat("[", n) + strings.Repeat("]", n), "braces": strings.Repeat("{a: ", n), "dashes": strings.Repeat("- ", n),
+		"keys": strings.Repeat("? ", n), "tags": strings.Repeat("!!a ", n), "colons": strings.Repeat("a: ", n), "twins": strings.Repeat("a: 1\n", n/2), "long": strings.Repeat("x", sizeMax+1),
+		"staircase": func() (s string) {
+			for i := range 300 {
+				s += strings.Repeat(" ", i) + "a:\n"
+			}
+			return s
+		}(),
+	} {
+		start := time.Now()
+		_, err := Parse("f", []byte(text))
+		var problems Problems
+		if !errors.As(err, &problems) || len(problems) > problemsMax+1 {
+			t.Errorf("%s: %d problems: %.200v", name, len(problems), err)
+		}
+		if took := time.Since(start); took > 20*time.Second {
+			t.Errorf("%s: took %s", name, took)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(sample(f)))
 	f.Add([]byte(small))

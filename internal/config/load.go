@@ -9,11 +9,20 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 )
 
-// sizeMax bounds a fleet file; the largest real one is a hundredth of it.
-const sizeMax = 256 << 10
+// The bounds of a fleet file. A real one is a tenth of sizeMax and six levels
+// deep; the YAML parser's cost grows with the square of both.
+const (
+	sizeMax  = 64 << 10
+	depthMax = 32 // of brackets, and of indicators on one line
+)
+
+// problemsMax bounds what is said about one file.
+const problemsMax = 50
 
 // Load reads, completes and checks the fleet file at path. A file that can be
 // read and must be refused gives Problems.
@@ -42,6 +51,9 @@ func Parse(name string, text []byte) (*Fleet, error) {
 	}
 	if len(d.problems) > 0 {
 		d.problems.sort()
+		if more := len(d.problems) - problemsMax; more > 0 {
+			d.problems = append(d.problems[:problemsMax:problemsMax], Problem{File: name, What: fmt.Sprintf("has %d more problems", more), Try: "is it the right file?"})
+		}
 		return nil, d.problems
 	}
 	return fleet, nil
@@ -71,6 +83,10 @@ func (d *decoder) parse(text []byte) (body ast.Node) {
 			body = nil
 		}
 	}()
+	if t := tooDeep(text); t != nil {
+		d.problems = append(d.problems, Problem{File: d.file, Line: t.Position.Line, Column: t.Position.Column, What: fmt.Sprintf("is nested more than %d deep", depthMax), Try: "is it the right file?"})
+		return nil
+	}
 	file, err := parser.ParseBytes(text, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		p := Problem{File: d.file, What: "is not YAML", Why: err.Error(), Try: "look at the line and the one above it: indentation, quotes, brackets"}
@@ -102,4 +118,26 @@ func (d *decoder) parse(text []byte) (body ast.Node) {
 		return nil
 	}
 	return body
+}
+
+// tooDeep finds the first token that is nested deeper than depthMax.
+func tooDeep(text []byte) *token.Token {
+	brackets, line, onLine := 0, 0, 0
+	for _, t := range lexer.Tokenize(string(text)) {
+		if t.Position.Line != line {
+			line, onLine = t.Position.Line, 0
+		}
+		switch t.Type {
+		case token.SequenceStartType, token.MappingStartType:
+			brackets++
+		case token.SequenceEndType, token.MappingEndType:
+			brackets--
+		case token.SequenceEntryType, token.MappingKeyType, token.TagType, token.AnchorType:
+			onLine++
+		}
+		if brackets > depthMax || onLine > depthMax {
+			return t
+		}
+	}
+	return nil
 }
