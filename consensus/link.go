@@ -118,6 +118,9 @@ func (c *StartLink) apply(d *draft) error {
 				delete(l.Starts, topic)
 				delete(l.Frozen, topic)
 			}
+		} else if c.Link == c.After && after.Phase == LinkRunning {
+			// The plan was turned back before the mirror had confirmed that it
+			// stopped: a new epoch, from where this one began.
 		} else {
 			if after.Phase != LinkEnded {
 				return conflict("link %s is %s, not ended", c.After, after.Phase)
