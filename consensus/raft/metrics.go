@@ -60,8 +60,9 @@ func (m *metrics) register(to prometheus.Registerer) error {
 	return nil
 }
 
+// unregister undoes register; m may be nil.
 func (m *metrics) unregister() {
-	if m.to != nil {
+	if m != nil && m.to != nil {
 		m.to.Unregister(m)
 	}
 }

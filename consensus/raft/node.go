@@ -66,11 +66,14 @@ var (
 // Port. A member that was here before goes on where it was; a new one waits
 // for the first bootstrap, or for the leader that knows it. On error nothing
 // is left running, and the Port is closed.
-func Open(c Config) (n *Node, err error) {
+func Open(c Config) (*Node, error) {
 	if err := c.complete(); err != nil {
+		if c.Port != nil {
+			err = errors.Join(err, c.Port.Close())
+		}
 		return nil, err
 	}
-	n = &Node{
+	n := &Node{
 		c: c, self: c.Port.node, log: c.Log, port: c.Port,
 		slots: make(chan struct{}, proposalsMax),
 		done:  make(chan struct{}),
@@ -78,49 +81,53 @@ func Open(c Config) (n *Node, err error) {
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.leading.init()
 	n.machine = newMachine(n.halt)
-	defer func() {
-		if err != nil {
-			n.closeFiles()
-			err = fmt.Errorf("start raft on %s: %w", c.Dir, errors.Join(err, n.port.Close()))
-		}
-	}()
-	if n.lock, err = openDir(c.Dir); err != nil {
-		return nil, err
+	if err := n.open(); err != nil {
+		n.cancel()
+		n.finish()
+		return nil, fmt.Errorf("start raft on %s: %w", c.Dir, errors.Join(err, n.port.Close()))
 	}
-	if n.store, err = openStore(c.Dir, n.halt, c.diskFault); err != nil {
-		return nil, err
+	return n, nil
+}
+
+// open does the steps of Open. On error finish undoes those that were done.
+func (n *Node) open() (err error) {
+	if n.lock, err = openDir(n.c.Dir); err != nil {
+		return err
 	}
-	logger := newRaftLog(c.Log)
-	snaps, err := hraft.NewFileSnapshotStoreWithLogger(c.Dir, snapshotsKept, logger)
+	if n.store, err = openStore(n.c.Dir, n.halt, n.c.diskFault); err != nil {
+		return err
+	}
+	logger := newRaftLog(n.c.Log)
+	snaps, err := hraft.NewFileSnapshotStoreWithLogger(n.c.Dir, snapshotsKept, logger)
 	if err != nil {
-		return nil, explainDisk(c.Dir, fmt.Errorf("open the snapshots: %w", err))
+		return explainDisk(n.c.Dir, fmt.Errorf("open the snapshots: %w", err))
 	}
 	cache, err := hraft.NewLogCache(logCacheEntries, n.store)
 	if err != nil {
-		return nil, fmt.Errorf("make the log cache: %w", err)
+		return fmt.Errorf("make the log cache: %w", err)
 	}
 	existing, err := hraft.HasExistingState(cache, n.store, snaps)
 	if err != nil {
-		return nil, fmt.Errorf("look for earlier state: %w", err)
+		return fmt.Errorf("look for earlier state: %w", err)
 	}
 	n.trans = newTransport(hraft.NewNetworkTransportWithConfig(&hraft.NetworkTransportConfig{
-		Stream: n.port.raft, MaxPool: poolPerPeer, Timeout: c.Timings.Transport, Logger: logger,
+		Stream: n.port.raft, MaxPool: poolPerPeer, Timeout: n.c.Timings.Transport, Logger: logger,
 	}))
 	if n.r, err = n.newRaft(logger, cache, snaps); err != nil {
 		if why := n.Err(); why != nil { // the snapshot was not understood: raft only says that it failed
 			err = why
 		}
-		return nil, errors.Join(err, n.trans.Close())
+		return err
 	}
 	n.store.armed.Store(true)
-	n.metrics = newMetrics(n)
-	n.mountControl()
-	if err = n.metrics.register(c.Metrics); err == nil {
-		err = n.port.start()
+	metrics := newMetrics(n)
+	if err := metrics.register(n.c.Metrics); err != nil {
+		return err
 	}
-	if err != nil {
-		n.finish()
-		return nil, err
+	n.metrics = metrics
+	n.mountControl()
+	if err := n.port.start(); err != nil {
+		return err
 	}
 	n.wg.Go(n.watchLeadership)
 	if !existing {
@@ -129,13 +136,9 @@ func Open(c Config) (n *Node, err error) {
 	// From here on a halt runs the end by itself. One that came before is the
 	// error of this Open.
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.running = n.err == nil
-	n.mu.Unlock()
-	if !n.running {
-		err = n.err
-		n.finish()
-	}
-	return n, err
+	return n.err
 }
 
 // newRaft starts raft. It reports as an error what raft panics with while it
@@ -229,46 +232,54 @@ func (n *Node) handOver(ctx context.Context) error {
 	return n.await(ctx, func() error { return n.r.LeadershipTransfer().Error() })
 }
 
-// finish ends everything but the Port. n.ctx has ended before.
+// finish ends everything but the Port, in reverse order of open.
 func (n *Node) finish() {
 	n.endOnce.Do(func() {
+		defer close(n.done)
 		n.cancel()
-		// Answers that are on their way come within moments. Raft forgets
-		// those that it is still applying when it shuts down.
-		n.ops.end(drainBound)
-		shutdown := n.r.Shutdown()
-		// Connections next: a call to a peer that is gone would hold raft's
-		// goroutines for the whole transport timeout.
-		why := fmt.Sprintf("raft of %s has stopped", n.self)
-		if err := n.Err(); err != nil {
-			why = fmt.Sprintf("raft of %s has halted", n.self)
-		}
-		n.port.raft.setWhy(why)
-		_ = n.trans.Close()
-		if !within(stopBound, func() { _ = shutdown.Error() }) {
+		if !n.endRaft() {
 			n.log.Error("raft did not end in time; its files stay open until the daemon exits", "bound", stopBound)
-			n.metrics.unregister()
-			close(n.done)
 			return
 		}
-		n.ops.end(drainBound)
 		n.wg.Wait()
 		n.metrics.unregister()
-		n.closeFiles()
-		close(n.done)
+		if n.store != nil {
+			if err := n.store.Close(); err != nil {
+				n.log.Error("close the raft log", "err", err)
+			}
+		}
+		if n.lock != nil {
+			_ = n.lock.Close() // and with it the lock
+		}
 	})
 }
 
-// closeFiles closes what Open opened on disk.
-func (n *Node) closeFiles() {
-	if n.store != nil {
-		if err := n.store.Close(); err != nil {
-			n.log.Error("close the raft log", "err", err)
-		}
+// endRaft reports whether nothing of raft runs any more.
+func (n *Node) endRaft() bool {
+	if n.trans == nil {
+		return true
 	}
-	if n.lock != nil {
-		_ = n.lock.Close() // and with it the lock
+	// Answers that are on their way come within moments. Raft forgets those
+	// that it is still applying when it shuts down.
+	n.ops.end(drainBound)
+	why := fmt.Sprintf("raft of %s has stopped", n.self)
+	if n.Err() != nil {
+		why = fmt.Sprintf("raft of %s has halted: its log says why", n.self)
 	}
+	n.port.raft.setWhy(why)
+	ended := true
+	var shutdown hraft.Future
+	if n.r != nil {
+		shutdown = n.r.Shutdown()
+	}
+	// Connections next: a call to a peer that is gone would hold raft's
+	// goroutines for the whole transport timeout.
+	_ = n.trans.Close()
+	if shutdown != nil {
+		ended = within(stopBound, func() { _ = shutdown.Error() })
+		n.ops.end(drainBound)
+	}
+	return ended
 }
 
 // State returns what this node knows to be agreed. It may be behind the
