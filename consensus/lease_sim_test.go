@@ -103,6 +103,7 @@ type world struct {
 	term   uint64
 	plans  int
 	figures
+	dips    int    // a holder that acted turned inactive
 	moved   bool   // someone became active in a later epoch than the first
 	verdict string // the first overlap, in words
 	story   func(format string, a ...any)
@@ -228,7 +229,10 @@ type node struct {
 }
 
 // effect is what the world sees of a region: on until a real time.
-type effect struct{ until int64 }
+type effect struct {
+	until int64
+	acts  int64 // until when the Holder itself answers "active"
+}
 
 func (n *node) paused(now int64) bool { return n.pausedU > now }
 
@@ -421,16 +425,21 @@ func (w *world) refresh(n *node) {
 		if n.effect.until <= w.now {
 			w.tell("effect   %s is on, epoch %d", n.name, v.Epoch)
 		}
+		if n.effect.acts > 0 && n.effect.acts < w.now {
+			w.dips++
+		}
 		if d, _ := n.holder.Deadline(""); d.Holds {
 			if n.effect.until != forever {
 				w.Held++
 			}
-			n.effect.until = forever
+			n.effect = effect{forever, forever}
 		} else {
-			n.effect.until = n.clock.real(d.Deadline) + int64(w.tail)
+			n.effect.acts = n.clock.real(d.Deadline)
+			n.effect.until = n.effect.acts + int64(w.tail)
 		}
 		w.moved = w.moved || v.Epoch > 1
 	case n.effect.until > w.now+int64(w.tail):
+		w.dips++
 		w.tell("effect   %s turns off: %s", n.name, v.Why)
 		n.effect.until = w.now + int64(w.tail)
 	}
@@ -455,501 +464,6 @@ func (w *world) keep(n *node) {
 }
 
 func (n *node) bootID() string { return fmt.Sprintf("%s boot %d", n.name, n.boot) }
-
-// start begins a life of the daemon.
-func (w *world) start(n *node) {
-	n.life++
-	n.alive, n.known, n.leaving, n.catches, n.asking = true, false, false, false, false
-	n.nonce, n.leads, n.pausedU, n.watch, n.busy = 0, 0, 0, Watch{}, 0
-	n.session = SessionID(fmt.Sprintf("%s life %d", n.name, n.life))
-	w.tell("machine  %s starts", n.name)
-	if n.region != "" {
-		n.holder = NewHolder(theRole, n.name, n.session, w.timing)
-		if n.hasDisk {
-			n.holder = n.holder.Restore(n.disk, n.bootID())
-		}
-		if !w.calm || w.chance(0.5) { // the log is replayed from an older snapshot
-			n.view = max(0, n.view-w.rng.IntN(200))
-		}
-		w.refresh(n)
-		w.see(n, n.view)
-		w.openSession(n)
-		w.renew(n)
-		w.reclaim(n)
-	}
-	w.catchUp(n)
-}
-
-// openSession asks until it is told yes. Later, see begins anew if an entry of
-// an earlier life came late and took the session over.
-func (w *world) openSession(n *node) {
-	if n.known {
-		return
-	}
-	w.propose(n, &OpenSession{Node: n.name, Session: n.session, Boot: n.bootID()}, func(accepted bool) {
-		if accepted && !n.known {
-			n.known, n.knownAt = true, len(w.log)-1
-		}
-	})
-	w.on(n, time.Second, func() { w.openSession(n) })
-}
-
-// renew is the loop of a holder: one attempt, its answer or its timeout, again.
-func (w *world) renew(n *node) {
-	again := func(d time.Duration) { w.on(n, n.local(d), func() { w.renew(n) }) }
-	if !n.known {
-		again(100 * time.Millisecond)
-		return
-	}
-	policy := w.state(n).Settings.Roles[theRole].Policy
-	t0 := n.clock.at(w.now)
-	h, renew, ok := n.holder.Attempt(t0, n.nonce+1, policy)
-	if !ok {
-		again(200 * time.Millisecond)
-		return
-	}
-	n.nonce++
-	nonce := n.nonce
-	promise := n.holder.holds && !h.holds // to demote
-	n.holder = h
-	if w.bug == promiseForgotten {
-		w.refresh(n)
-	} else {
-		w.keep(n)
-	}
-	if promise && w.chance(0.3) { // the worst moment to die
-		w.after(w.between(10*time.Millisecond, 300*time.Millisecond), func() { w.vanish(n) })
-	}
-	answered := false
-	w.propose(n, renew, func(accepted bool) {
-		if w.bug == timeOfRetriedAttempt && accepted {
-			nonce = n.nonce
-		}
-		n.holder = n.holder.Result(nonce, accepted)
-		w.keep(n)
-		if !answered {
-			answered = true
-			if accepted {
-				again(w.timing.Renew - n.clock.at(w.now).Sub(t0))
-				return
-			}
-			again(200 * time.Millisecond)
-		}
-	})
-	w.on(n, n.local(w.timing.AttemptTimeout), func() {
-		if answered {
-			return
-		}
-		answered = true
-		if w.impish && w.bug != timeOfRetriedAttempt {
-			n.holder = n.holder.Result(nonce, false)
-		}
-		w.renew(n)
-	})
-}
-
-// drained starts to leave a role that drains: inactive, wait, release.
-// It asks the Holder, which knows what a replayed state does not.
-func (w *world) drained(n *node) {
-	v := n.holder.At(n.clock.at(w.now))
-	if v.Phase != Draining || n.leaving {
-		return
-	}
-	n.leaving = true
-	epoch := v.Epoch
-	over := func() bool {
-		v := n.holder.At(n.clock.at(w.now))
-		return v.Phase != Draining || v.Epoch != epoch
-	}
-	var release func()
-	release = func() {
-		if over() {
-			n.leaving = false
-			return
-		}
-		w.propose(n, &Release{Role: theRole, Node: n.name, Generation: 1, Epoch: epoch}, nil)
-		w.on(n, time.Second, release)
-	}
-	if w.bug == releaseBeforeGiveUp {
-		release()
-		return
-	}
-	w.on(n, w.between(time.Millisecond, 3*time.Second), func() {
-		if over() {
-			n.leaving = false
-			return
-		}
-		n.holder = n.holder.GiveUp()
-		if w.bug == giveUpForgotten {
-			w.refresh(n)
-		} else {
-			w.keep(n)
-		}
-		wait := float64(w.tail) * (1 + float64(w.timing.ClockRatePPM)/1e6)
-		w.on(n, n.local(time.Duration(wait)+1), release)
-	})
-}
-
-// reclaim asks for a role that lapsed here, now and then.
-func (w *world) reclaim(n *node) {
-	w.on(n, w.between(200*time.Millisecond, 4*time.Second), func() {
-		r := w.state(n).Roles[theRole]
-		mine := r.Last.Holder == n.region || r.Epoch == 0 && n.region == "us-east"
-		if n.known && r.Phase == Vacant && mine {
-			w.propose(n, &Reclaim{Role: theRole, Node: n.name, Session: n.session, Generation: 1, Epoch: r.Epoch + 1}, nil)
-		}
-		w.reclaim(n)
-	})
-}
-
-// tick is the leader's work, every half second by its clock.
-func (w *world) tick(n *node) {
-	w.on(n, n.local(500*time.Millisecond), func() {
-		if n.leads == 0 {
-			return
-		}
-		w.tick(n)
-		s, term := w.state(n), n.leads
-		switch w.bug {
-		case leaseKeptAcrossLeaders:
-			term = 1
-		case ratesIgnored:
-			s.Settings.Lease.ClockRatePPM, s.Settings.Lease.Delta = 0, 0
-		case ttlOfSettings:
-			s = withoutTTL(s)
-		}
-		var over []*Expire
-		n.watch, over = n.watch.Look(n.clock.at(w.now), term, s)
-		for _, e := range over {
-			w.tell("leader   %s proposes to expire epoch %d, sequence %d", n.name, e.Epoch, e.Sequence)
-			w.propose(n, e, nil)
-		}
-		if n.busy <= w.now {
-			w.control(n, w.state(n))
-		}
-	})
-}
-
-func withoutTTL(s State) State {
-	s = s.clone()
-	for name, r := range s.Roles {
-		r.TTL = 0
-		s.Roles[name] = r
-	}
-	return s
-}
-
-// control decides what the leader does next: drive the live plan, or make one
-// when the role is vacant and the other region can be reached.
-func (w *world) control(n *node, s State) {
-	r := s.Roles[theRole]
-	id, p, live := s.LivePlan(theRole)
-	var body Body
-	switch {
-	case live:
-		body = w.drive(id, p, r)
-	case r.Phase == Closed && w.chance(0.1): // its plan was superseded: go on, or back
-		if body = w.planned(s, w.other(r.Holder)); w.chance(0.5) {
-			body = w.plan(s, Planned, w.named(r.Node), Step{Kind: StepOpen})
-		}
-	case r.Phase == Vacant && r.Epoch > 0 && w.chance(0.5):
-		to := w.other(r.Last.Holder)
-		if to.alive && !to.paused(w.now) && w.reaches(n, to) && w.reaches(to, n) {
-			body = w.unplanned(s, to)
-		}
-	}
-	if body != nil {
-		n.busy = w.now + int64(time.Second)
-		w.propose(n, body, func(bool) { n.busy = w.now + int64(20*time.Millisecond) })
-	}
-}
-
-func (w *world) drive(id PlanID, p Plan, r Role) Body {
-	age := w.wall().Sub(p.Created)
-	switch {
-	case p.Phase == PlanRunning && age > 40*time.Second:
-		return &AbortPlan{Plan: id, Why: "it takes too long"}
-	case age > 60*time.Second:
-		return &SupersedePlan{Plan: id, Why: "it is stuck"}
-	}
-	ref := StepRef{Plan: id}
-	var left bool
-	if p.Phase == PlanAborting {
-		ref.Step, ref.Undo, left = p.CurrentUndo()
-	} else {
-		ref.Step, left = p.Current()
-	}
-	if !left {
-		return &FinishPlan{Plan: id}
-	}
-	step, _ := p.At(ref)
-	now, next := []RoleEpoch{{theRole, r.Epoch}}, []RoleEpoch{{theRole, r.Epoch + 1}}
-	switch step.Kind {
-	case StepDrain:
-		return &DrainRoles{Step: ref, Roles: now}
-	case StepVoid:
-		return &VoidRoles{Step: ref, Roles: now, Reason: "the machine is off"}
-	case StepOpen:
-		return &OpenRoles{Step: ref, Roles: now}
-	case StepGrant:
-		to := p.To
-		if ref.Undo > 0 {
-			to = p.From
-		}
-		return &GrantRoles{Step: ref, To: to, Roles: next}
-	}
-	panic("no such step: " + step.Kind)
-}
-
-func (w *world) other(r topology.Region) *node {
-	if w.nodes[0].region == r {
-		return w.nodes[1]
-	}
-	return w.nodes[0]
-}
-
-func (w *world) plan(s State, kind PlanKind, to *node, steps ...Step) *CreatePlan {
-	w.plans++
-	return &CreatePlan{ID: PlanID(fmt.Sprintf("p%04d", w.plans)), Plan: Plan{
-		Kind: kind, Hash: "h", From: w.other(to.region).region, To: to.region, Roles: []topology.Role{theRole},
-		Epochs: map[topology.Role]Epoch{theRole: s.Roles[theRole].Epoch}, Steps: steps,
-	}}
-}
-
-func (w *world) unplanned(s State, to *node) *CreatePlan {
-	return w.plan(s, Unplanned, to, Step{Kind: StepGrant, NoReturn: true}, Step{Kind: StepOpen})
-}
-
-func (w *world) planned(s State, to *node) *CreatePlan {
-	return w.plan(s, Planned, to,
-		Step{Kind: StepDrain, Undo: []Step{{Kind: StepGrant}, {Kind: StepOpen}}},
-		Step{Kind: StepGrant, NoReturn: true}, Step{Kind: StepOpen})
-}
-
-// attested is what a person plans who has switched a machine off.
-func (w *world) attested(s State, to *node) *CreatePlan {
-	c := w.plan(s, Unplanned, to, Step{Kind: StepVoid}, Step{Kind: StepGrant, NoReturn: true}, Step{Kind: StepOpen})
-	c.Plan.Fenced = c.Plan.From
-	return c
-}
-
-// elect makes n the leader of a new term. The old one does not know yet.
-func (w *world) elect(n *node) {
-	old := w.leader
-	w.term++
-	w.leader = n
-	w.tell("leader   %s leads term %d", n.name, w.term)
-	if old != nil && old != n {
-		if w.bug == leaseKeptAcrossLeaders {
-			n.watch = old.watch
-		}
-		term := old.leads
-		w.on(old, w.between(time.Millisecond, 5*time.Second), func() {
-			if old.leads == term {
-				old.leads = 0
-			}
-		})
-	}
-	again := n.leads != 0
-	n.leads = w.term
-	if !again {
-		w.tick(n)
-	}
-	w.catchUp(n)
-}
-
-// govern replaces a leader that lost its majority, after an election.
-func (w *world) govern() {
-	w.after(w.between(200*time.Millisecond, 2*time.Second), w.govern)
-	for _, n := range w.nodes { // heartbeats bring what was missed
-		if n.view < len(w.log)-1 {
-			w.catchUp(n)
-		}
-	}
-	if w.led() || !w.calm && w.chance(0.5) {
-		return
-	}
-	first := w.rng.IntN(len(w.nodes))
-	for i := range w.nodes {
-		if n := w.nodes[(first+i)%len(w.nodes)]; w.works(n) {
-			w.elect(n)
-			return
-		}
-	}
-}
-
-// trouble is one fault, and then the next.
-func (w *world) trouble() {
-	w.after(w.between(500*time.Millisecond, 25*time.Second), func() {
-		if w.calm {
-			return
-		}
-		n := w.nodes[w.rng.IntN(len(w.nodes))]
-		if holder := w.head().Roles[theRole].Node; holder != "" && w.chance(0.4) {
-			n = w.named(holder)
-		}
-		switch p := w.rng.IntN(100); {
-		case p < 30:
-			w.cut(n)
-		case p < 36:
-			w.vanish(n)
-		case p < 50:
-			w.kill(n, w.between(300*time.Millisecond, time.Minute))
-		case p < 62:
-			w.pause(n)
-		case p < 72:
-			if w.works(n) {
-				w.elect(n)
-			}
-		case p < 86:
-			w.operate(true)
-		default:
-			w.operate(false)
-		}
-		w.trouble()
-	})
-}
-
-func (w *world) named(name topology.Node) *node {
-	for _, n := range w.nodes {
-		if n.name == name {
-			return n
-		}
-	}
-	panic("no node " + name)
-}
-
-func (w *world) cut(n *node) {
-	both := w.rng.IntN(3)
-	n.deaf, n.mute = both != 1, both != 2
-	w.tell("network  %s deaf %v, mute %v", n.name, n.deaf, n.mute)
-	w.after(w.between(2*time.Second, time.Minute), func() {
-		n.deaf, n.mute = false, false
-		w.tell("network  %s is back", n.name)
-	})
-}
-
-func (w *world) kill(n *node, down time.Duration) {
-	if !n.alive {
-		return
-	}
-	w.tell("machine  %s: its daemon is killed", n.name)
-	n.alive, n.leads = false, 0
-	life := n.life
-	w.after(down, func() {
-		if n.life == life && !n.alive {
-			w.start(n)
-		}
-	})
-}
-
-func (w *world) pause(n *node) {
-	if !n.alive || n.paused(w.now) {
-		return
-	}
-	d := w.between(300*time.Millisecond, time.Minute)
-	n.pausedU = w.now + int64(d)
-	w.tell("machine  %s: its daemon is paused for %s", n.name, d.Round(time.Millisecond))
-	if n.region == "" || d < time.Second {
-		return
-	}
-	w.on(n, d+w.between(time.Microsecond, 100*time.Millisecond), func() { // the ticker sees the gap
-		n.holder = n.holder.ClockUnsafe(n.clock.at(w.now))
-		w.refresh(n)
-	})
-}
-
-// operate is what a person does: move the role, change the settings, or
-// switch a machine off that holds the role and is out of reach.
-func (w *world) operate(move bool) {
-	s := w.head()
-	r := s.Roles[theRole]
-	_, _, live := s.LivePlan(theRole)
-	if r.Node == "" || live {
-		return
-	}
-	holder := w.named(r.Node)
-	out := !holder.alive || !w.reaches(holder, w.leader) || holder.paused(w.now)
-	switch {
-	case move && out && r.Policy == Hold:
-		if w.led() && w.leader != holder {
-			w.switchOff(holder)
-			w.commit(w.leader, 0, w.attested(s, w.other(holder.region)), nil, 0)
-		}
-	case move:
-		if r.Phase == Open {
-			w.propose(w.leader, w.planned(s, w.other(holder.region)), nil)
-		}
-	case w.flips:
-		c := w.settings(s)
-		w.tell("person   sets policy %s, ttl %s", c.Settings.Roles[theRole].Policy, c.Settings.Lease.TTL)
-		w.propose(w.leader, c, nil)
-		if w.chance(0.5) { // and the holder may never hear of it
-			w.after(w.between(20*time.Millisecond, 2*time.Second), func() { w.vanish(holder) })
-		}
-	}
-}
-
-// vanish cuts a machine off; its daemon may die, and return before the network does.
-func (w *world) vanish(n *node) {
-	if w.calm {
-		return
-	}
-	if w.chance(0.5) {
-		w.kill(n, w.between(300*time.Millisecond, 5*time.Second))
-	}
-	w.cut(n)
-}
-
-// switchOff fences a machine for as long as the plan that rests on it is live.
-func (w *world) switchOff(n *node) {
-	w.tell("person   switches %s off", n.name)
-	n.alive, n.leads, n.off = false, 0, true
-	n.life++
-	n.boot++
-	n.clock.offset = w.bootOffset() - w.now
-	n.effect.until = w.now
-	var on func()
-	on = func() {
-		if _, _, live := w.head().LivePlan(theRole); live {
-			w.after(time.Second, on)
-			return
-		}
-		n.off = false
-		w.start(n)
-	}
-	w.after(w.between(5*time.Second, time.Minute), on)
-}
-
-func (w *world) settings(s State) *Configure {
-	c := &Configure{Was: s.Settings.Digest, Settings: s.Settings, Members: s.Members}
-	c.Settings.Digest = fmt.Sprint("settings ", len(w.log))
-	policy := w.policy
-	if w.flips && w.chance(0.5) {
-		policy = map[Policy]Policy{Hold: Demote, Demote: Hold}[policy]
-	}
-	c.Settings.Lease = w.timing
-	if w.flips && w.chance(0.5) { // the margin stays: it covers the tail
-		c.Settings.Lease.TTL += time.Duration(w.rng.Int64N(int64(w.timing.TTL)))
-	}
-	c.Settings.Roles = map[topology.Role]RoleSettings{theRole: {Initial: "us-east", Policy: policy}}
-	return c
-}
-
-func (w *world) bootOffset() int64 { return int64(w.between(time.Minute, 1000*time.Hour)) }
-
-// settle ends all faults: from now on a healthy fleet must do its work.
-func (w *world) settle() {
-	w.calm = true
-	w.tell("calm     all faults end")
-	for _, n := range w.nodes {
-		n.deaf, n.mute = false, false
-		n.pausedU = min(n.pausedU, w.now)
-		if !n.alive && !n.off {
-			w.start(n)
-		}
-	}
-}
 
 // newWorld prepares a schedule: machines, clocks, a cluster that is configured.
 func newWorld(seed uint64, sc scenario) *world {
@@ -976,21 +490,26 @@ func newWorld(seed uint64, sc scenario) *world {
 		panic(err)
 	}
 	w.log = []State{s}
-	w.elect(w.nodes[w.rng.IntN(3)])
+	w.leader = w.nodes[0] // until boot
 	return w
+}
+
+// boot starts all daemons and lets one of them lead.
+func (w *world) boot() {
+	w.tell("scenario %+v", w.scenario)
+	for _, n := range w.nodes {
+		w.start(n)
+		w.tell("machine  %s: clock %+d ppm", n.name, n.clock.ppm)
+	}
+	w.elections()
+	w.heartbeat()
 }
 
 // runSchedule plays one schedule to its end, or to the first overlap.
 func runSchedule(seed uint64, sc scenario, story func(string, ...any)) *world {
 	w := newWorld(seed, sc)
 	w.story = story
-	w.tell("scenario %+v", sc)
-	for _, n := range w.nodes {
-		w.start(n)
-		w.tell("machine  %s: clock %+d ppm", n.name, n.clock.ppm)
-	}
-	w.leader.leads = w.term
-	w.tick(w.leader)
+	w.boot()
 	w.govern()
 	w.trouble()
 	w.run(int64(simFault))
@@ -1036,6 +555,9 @@ func scenarioOf(seed uint64, b bug) scenario {
 		sc.timing = LeaseTiming{TTL: 6 * time.Second, Renew: 800 * time.Millisecond, AttemptTimeout: 500 * time.Millisecond,
 			Margin: 2 * time.Second, ClockRatePPM: rng.Int64N(20_000)}
 	}
+	if b == ratesIgnored {
+		sc.timing.ClockRatePPM = 100_000
+	}
 	switch rng.IntN(8) {
 	case 0:
 		sc.policy = Hold
@@ -1048,6 +570,12 @@ func scenarioOf(seed uint64, b bug) scenario {
 	sc.tail = time.Duration(tailMax)
 	if rng.IntN(3) == 0 {
 		sc.tail = time.Duration(rng.Float64() * tailMax)
+	}
+	switch b { // a bug is looked for where it can show
+	case timeOfRetriedAttempt:
+		sc.weather, sc.impish = 1, false
+	case promiseForgotten, ttlOfSettings:
+		sc.flips = true
 	}
 	return sc
 }

@@ -57,6 +57,9 @@ type Link struct {
 	Frozen Ranges `json:"frozen,omitempty"`
 	// Proven is when the prefix was compared and found equal.
 	Proven time.Time `json:"proven,omitzero"`
+	// Turn rises over all links with each start and each end. Of two links
+	// that have both ended, the one with the higher turn ran last.
+	Turn uint64 `json:"turn,omitempty"`
 }
 
 // StartLink starts a link anew, as a step of a plan: a new epoch, from where
@@ -121,13 +124,19 @@ func (c *StartLink) apply(d *draft) error {
 		} else if c.Link == c.After && after.Phase == LinkRunning {
 			// The plan was turned back before the mirror had confirmed that it
 			// stopped: a new epoch, from where this one began.
+		} else if c.Step.Undo > 0 && c.After == c.Link && l.Phase == LinkRunning {
+			// The step that should have ended it failed before it did. It goes
+			// on, in a new epoch: a late word of that step then ends nothing.
+			l.Epoch, l.Turn = l.Epoch+1, d.turn()
+			d.Links[c.Link] = l
+			return nil
 		} else {
 			if after.Phase != LinkEnded {
 				return conflict("link %s is %s, not ended", c.After, after.Phase)
 			}
 			l.Starts, l.Frozen = after.Ends, nil
 		}
-		l.Epoch++
+		l.Epoch, l.Turn = l.Epoch+1, d.turn()
 		l.Ends, l.SourceEnds, l.Proven = nil, nil, time.Time{}
 		l.Phase = LinkRunning
 		if c.Unproven {
@@ -138,6 +147,15 @@ func (c *StartLink) apply(d *draft) error {
 	})
 }
 
+// turn returns the next turn of any link.
+func (d *draft) turn() uint64 {
+	var last uint64
+	for _, l := range d.Links {
+		last = max(last, l.Turn)
+	}
+	return last + 1
+}
+
 func (c *EndLink) apply(d *draft) error {
 	l, ok := d.Links[c.Link]
 	if !ok {
@@ -146,7 +164,7 @@ func (c *EndLink) apply(d *draft) error {
 	if l.Epoch != c.Epoch || l.Phase == LinkEnded {
 		return stale("link %s is %s at epoch %d", c.Link, l.Phase, l.Epoch)
 	}
-	l.Phase, l.Ends, l.SourceEnds = LinkEnded, c.Ends, c.SourceEnds
+	l.Phase, l.Ends, l.SourceEnds, l.Turn = LinkEnded, c.Ends, c.SourceEnds, d.turn()
 	d.Links[c.Link] = l
 	return nil
 }

@@ -124,8 +124,12 @@ const (
 
 // StepRecord is the journal of one step.
 type StepRecord struct {
-	State    StepState       `json:"state"`
-	Attempts int             `json:"attempts,omitempty"`
+	State    StepState `json:"state"`
+	Attempts int       `json:"attempts,omitempty"` // since the start or the last retry
+	// Number is that of the last attempt, and UndoNumber of the last undo
+	// attempt. They only rise, so that no two attempts share one.
+	Number     int             `json:"number,omitempty"`
+	UndoNumber int             `json:"undo_number,omitempty"`
 	Error    string          `json:"error,omitempty"`
 	Evidence json.RawMessage `json:"evidence,omitempty"`
 	Started  time.Time       `json:"started,omitzero"`
@@ -376,12 +380,10 @@ func (c *CreatePlan) apply(d *draft) error {
 			return conflict("role %s is paused until %s", name, pause.Until.UTC().Format(time.RFC3339))
 		}
 	}
+	if id, live := d.livePlan(); id != "" && (p.Kind == Reseed || live.Kind == Reseed) {
+		return conflict("plan %s (%s) is live: topics are recreated only while no role moves, one plan at a time", id, live.Phase)
+	}
 	if p.Kind == Reseed {
-		for id, other := range d.Plans {
-			if other.Phase.Live() && other.Kind == Reseed {
-				return conflict("plan %s reseeds already", id)
-			}
-		}
 		for name, r := range d.Roles {
 			if r.Holder == p.To {
 				return conflict("%s holds %s: only a standby is reseeded", p.To, name)
@@ -429,12 +431,14 @@ func (c *StartStep) apply(d *draft) error {
 	p = p.record(c.Step.Step, func(r *StepRecord) {
 		if c.Step.Undo > 0 {
 			r.UndoTries++
+			r.UndoNumber++
 			r.UndoState, r.UndoFailed = StepRunning, ""
-			attempt = r.UndoTries
+			attempt = r.UndoNumber
 			return
 		}
 		r.Attempts++
-		attempt = r.Attempts
+		r.Number++
+		attempt = r.Number
 		r.State, r.Error = StepRunning, ""
 		if r.Started.IsZero() {
 			r.Started = d.at

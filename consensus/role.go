@@ -365,6 +365,10 @@ func (c *Reclaim) apply(d *draft) error {
 		}
 		p.Epochs = p.withEpoch(c.Role, c.Epoch)
 		d.Plans[id] = p
+	case id != "" && p.Phase == PlanAborting && p.From == m.Region && r.Last.Basis == LeaseExpiredOnly && r.Last.Phase != Draining:
+		// The plan had given it back, or never taken it, when the lease ran
+		// out: it goes on from there.
+		phase = r.Last.Phase
 	case id != "":
 		return conflict("plan %s (%s) decides who holds %s next", id, p.Phase, c.Role)
 	case r.Epoch == 0:

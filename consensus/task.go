@@ -193,10 +193,10 @@ func (c *FailTask) apply(d *draft) error {
 	text := c.Error[:min(len(c.Error), 4096)]
 	d.Plans[t.Ref.Plan] = p.record(t.Ref.Step, func(r *StepRecord) {
 		if t.Ref.Undo > 0 {
-			r.UndoState, r.UndoFailed = StepFailed, text
+			r.UndoState, r.UndoFailed, r.UndoNumber = StepFailed, text, t.Attempt
 			return
 		}
-		r.State, r.Error = StepFailed, text
+		r.State, r.Error, r.Number = StepFailed, text, t.Attempt
 	})
 	delete(d.Tasks, c.Task)
 	return nil
