@@ -130,10 +130,10 @@ type StepRecord struct {
 	// attempt. They only rise, so that no two attempts share one.
 	Number     int             `json:"number,omitempty"`
 	UndoNumber int             `json:"undo_number,omitempty"`
-	Error    string          `json:"error,omitempty"`
-	Evidence json.RawMessage `json:"evidence,omitempty"`
-	Started  time.Time       `json:"started,omitzero"`
-	Finished time.Time       `json:"finished,omitzero"`
+	Error      string          `json:"error,omitempty"`
+	Evidence   json.RawMessage `json:"evidence,omitempty"`
+	Started    time.Time       `json:"started,omitzero"`
+	Finished   time.Time       `json:"finished,omitzero"`
 	// Undone counts the undo steps that are done; UndoFailed is the error of
 	// the current one.
 	Undone     int       `json:"undone,omitempty"`

@@ -357,18 +357,16 @@ func (c *Reclaim) apply(d *draft) error {
 	}
 	id, p := d.livePlanOf(c.Role)
 	phase := Open
+	if r.Last.Phase == Closed {
+		phase = Closed // a plan opens it, not the return of a daemon
+	}
 	switch {
 	case id != "" && p.Phase == PlanGranted && p.To == m.Region:
-		phase = Closed // the plan opens it, or has opened it
-		if r.Last.Phase == Open {
-			phase = Open
-		}
 		p.Epochs = p.withEpoch(c.Role, c.Epoch)
 		d.Plans[id] = p
-	case id != "" && p.Phase == PlanAborting && p.From == m.Region && r.Last.Basis == LeaseExpiredOnly && r.Last.Phase != Draining:
-		// The plan had given it back, or never taken it, when the lease ran
-		// out: it goes on from there.
-		phase = r.Last.Phase
+	case id != "" && p.Phase == PlanAborting && r.Last.Holder == m.Region && r.Last.Basis == LeaseExpiredOnly && r.Last.Phase != Draining:
+		// The plan has given it back, or never taken it: its undo goes on
+		// from there. One that was draining is granted by the undo.
 	case id != "":
 		return conflict("plan %s (%s) decides who holds %s next", id, p.Phase, c.Role)
 	case r.Epoch == 0:

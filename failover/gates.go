@@ -20,7 +20,7 @@ func gates(s consensus.State, h Health, rules Rules, p consensus.Plan, want Inte
 	planned := p.Kind == consensus.Planned
 
 	g.gate("mode", !s.Settings.Observe, "holdfast drives the roles", "mode is observe: holdfast drives nothing", "set mode: active in the fleet file and run `holdfast config apply`")
-	if id, live, ok := liveOf(s, p.Roles); ok && supersedes == "" {
+	if id, live, ok := liveOf(s, p.Roles); ok && (supersedes == "" || live.Kind == consensus.Reseed) {
 		g.gate("one plan at a time", false, "", fmt.Sprintf("plan %s is %s", id, live.Phase), "`holdfast failover status` shows it; wait, or `holdfast failover abort`")
 	} else {
 		g.gate("one plan at a time", true, "no other plan is live", "", "")
@@ -51,6 +51,9 @@ func gates(s consensus.State, h Health, rules Rules, p consensus.Plan, want Inte
 	}
 	if carriesKafka(s, p) {
 		kafkaGates(g, s, h, rules, p, want)
+	}
+	if turnsBack(s, p) {
+		g.gate("loss", want.AcceptLoss || !everOpened(s), p.Bound.Basis, p.Bound.Basis, "accept it by hand: --accept-loss")
 	}
 	togetherNote(g, s, p)
 	return g.gates
@@ -89,7 +92,11 @@ func kafkaGates(g *judge, s consensus.State, h Health, rules Rules, p consensus.
 		running := known && l.Heard >= 0 && l.Heard <= rules.HeardWithin && l.Running
 		g.gate("mirror", running && link.Phase == consensus.LinkRunning, "the mirror "+string(id)+" runs", "the mirror "+string(id)+" does not run ("+string(link.Phase)+")", "`holdfast mirror status` says why")
 		lag := time.Duration(l.Seconds * float64(time.Second)).Round(100 * time.Millisecond)
-		g.gate("mirror lag", running && lag <= rules.LagMax, fmt.Sprintf("mirror %s behind (limit %s)", lag, rules.LagMax), fmt.Sprintf("mirror %s behind, %d records (limit %s)", lag, l.Records, rules.LagMax), "wait until it has caught up: `holdfast mirror status`")
+		behind := fmt.Sprintf("mirror %s behind, %d records (limit %s)", lag, l.Records, rules.LagMax)
+		if !running {
+			behind = "how far the mirror is behind is not known: it does not run"
+		}
+		g.gate("mirror lag", running && lag <= rules.LagMax, fmt.Sprintf("mirror %s behind (limit %s)", lag, rules.LagMax), behind, "wait until it has caught up: `holdfast mirror status`")
 	} else {
 		g.gate("mirror", link.Phase != consensus.LinkUnproven, "what "+string(p.To)+" holds came from "+string(p.From), string(p.To)+" has not been compared since it returned", "wait for the comparison: `holdfast mirror status`")
 		age, seen := lossSeconds(s, h, rules, p)
@@ -100,14 +107,36 @@ func kafkaGates(g *judge, s consensus.State, h Health, rules Rules, p consensus.
 		}
 		g.gate("loss", want.AcceptLoss || seen && age <= limit, "loss "+detail, "loss "+detail, "accept it by hand: --accept-loss")
 	}
-	frozen := append(frozenOf(link), l.Frozen...)
+	frozen := frozenIn(link, l)
 	why := ""
 	if len(frozen) > 0 {
 		why = fmt.Sprintf("%d frozen: %s [%d,%d) %s", len(frozen), frozen[0].Partition, frozen[0].From, frozen[0].To, frozen[0].Reason)
 	}
 	g.gate("no frozen partition", len(frozen) == 0, fmt.Sprintf("%d partitions, none frozen", l.Partitions), why, "`holdfast mirror status` names each and its next step")
 	cov := l.Coverage
-	g.gate("group offsets", known && cov.Covered == cov.Groups, fmt.Sprintf("offsets cover %d of %d groups", cov.Covered, cov.Groups), fmt.Sprintf("offsets cover %d of %d groups: %s", cov.Covered, cov.Groups, strings.Join(cov.Missing[:min(2, len(cov.Missing))], "; ")), "`holdfast groups check` names each")
+	covered := fmt.Sprintf("offsets cover %d of %d groups", cov.Covered, cov.Groups)
+	missing := covered + ": " + strings.Join(cov.Missing[:min(2, len(cov.Missing))], "; ")
+	if !known {
+		missing = "the mirror has not reported its groups"
+	}
+	g.gate("group offsets", known && cov.Covered == cov.Groups, covered, missing, "`holdfast groups check` names each")
+}
+
+// frozenIn lists the partitions of a link that the log or the mirror has
+// frozen, each once: what the log says comes first.
+func frozenIn(link consensus.Link, l LinkHealth) []FrozenPartition {
+	out := frozenOf(link)
+	seen := map[topology.Partition]bool{}
+	for _, f := range out {
+		seen[f.Partition] = true
+	}
+	for _, f := range l.Frozen {
+		if !seen[f.Partition] {
+			seen[f.Partition] = true
+			out = append(out, f)
+		}
+	}
+	return out
 }
 
 func frozenOf(l consensus.Link) []FrozenPartition {
@@ -132,7 +161,7 @@ func togetherNote(g *judge, s consensus.State, p consensus.Plan) {
 	}
 	q, hasQuery := after[topology.Query]
 	i, hasIngestion := after[topology.Ingestion]
-	if hasQuery && hasIngestion && q != i {
+	if hasQuery && hasIngestion && q != "" && i != "" && q != i {
 		g.gates = append(g.gates, Gate{Name: "together", OK: true, Note: true, Detail: fmt.Sprintf("note: query will be in %s and ingestion in %s; web in %s must write to the Kafka and Postgres of %s", q, i, q, i)})
 	}
 }
@@ -147,9 +176,16 @@ func (j *judge) gate(name string, ok bool, yes, no, fix string) {
 	j.gates = append(j.gates, g)
 }
 
+// liveOf returns a live plan that one about roles may not run beside: one that
+// moves them, or one that recreates topics.
 func liveOf(s consensus.State, roles []topology.Role) (consensus.PlanID, consensus.Plan, bool) {
 	for _, r := range roles {
 		if id, p, ok := s.LivePlan(r); ok {
+			return id, p, true
+		}
+	}
+	for _, id := range sortedKeys(s.Plans) {
+		if p := s.Plans[id]; p.Phase.Live() && p.Kind == consensus.Reseed {
 			return id, p, true
 		}
 	}

@@ -14,6 +14,12 @@ import (
 // that and what the source may have accepted since, at the rate it had, until
 // the last instant at which its lease could have been valid.
 func lossBound(s consensus.State, h Health, rules Rules, p consensus.Plan) consensus.LossBound {
+	if turnsBack(s, p) {
+		if everOpened(s) {
+			return consensus.LossBound{Max: math.MaxInt64, Basis: fmt.Sprintf("%s was open and nothing was mirrored from it: nothing is known", p.From)}
+		}
+		return consensus.LossBound{Basis: fmt.Sprintf("%s never opened: it let nothing in", p.From)}
+	}
 	if !carriesKafka(s, p) {
 		return consensus.LossBound{Basis: "no mirrored role moves"}
 	}

@@ -119,6 +119,9 @@ func decision(ref consensus.StepRef, step consensus.Step, p consensus.Plan, s co
 	case consensus.StepVoid:
 		return one(&consensus.VoidRoles{Step: ref, Roles: at(0), Reason: p.Reason})
 	case consensus.StepLinkReverse:
+		if len(step.Spec) > 0 { // the plan turns back: that link starts again
+			return one(&consensus.StartLink{Step: ref, Kind: step.Kind, Link: back, After: back, Unproven: true})
+		}
 		return one(&consensus.StartLink{Step: ref, Kind: step.Kind, Link: back, After: link, Unproven: p.Kind == consensus.Unplanned})
 	case consensus.StepLinkStart:
 		if p.Kind == consensus.Reseed {

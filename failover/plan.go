@@ -124,6 +124,9 @@ func MakePlan(now time.Time, s consensus.State, h Health, rules Rules, want Inte
 	if err != nil {
 		return refuse("roles", err.Error(), "`holdfast status` shows who holds what")
 	}
+	if want.Fenced != "" && want.Fenced != from {
+		return refuse("attestation", fmt.Sprintf("%s is attested to be fenced, but it is %s that holds %s", want.Fenced, from, join(roles)), "name the region that the roles leave: --fenced "+string(from))
+	}
 	unplanned := want.Unplanned || want.Fenced != ""
 	p := consensus.Plan{
 		Kind: consensus.Planned, From: from, To: want.To, Roles: roles,

@@ -27,7 +27,7 @@ func MakeReseed(now time.Time, s consensus.State, h Health, rules Rules, region 
 		return Candidate{}, []Blocker{{"link", fmt.Sprintf("nothing is mirrored to %s", region), "`holdfast mirror status` shows the links"}}
 	}
 	l := h.Links[id]
-	frozen := append(frozenOf(link), l.Frozen...)
+	frozen := frozenIn(link, l)
 	if len(topics) == 0 {
 		for _, f := range frozen {
 			topics = append(topics, f.Topic)
@@ -39,15 +39,23 @@ func MakeReseed(now time.Time, s consensus.State, h Health, rules Rules, region 
 	if len(topics) == 0 {
 		return Candidate{}, []Blocker{{"topics", "no partition of " + string(id) + " is frozen", "name topics with --topic to mirror them anew all the same"}}
 	}
+	discards := slices.DeleteFunc(slices.Clone(frozen), func(f FrozenPartition) bool { return !slices.Contains(topics, f.Topic) })
 	p := consensus.Plan{
 		Kind: consensus.Reseed, From: link.From, To: region, Reason: reason,
 		Steps: []consensus.Step{
-			{Kind: KindReseed, Region: region, Title: fmt.Sprintf("recreate %s in %s", strings.Join(topics, ", "), region), Spec: spec(ReseedSpec{id, topics}), NoReturn: true, Timeout: 5 * time.Minute},
+			{Kind: KindReseed, Region: region, Title: fmt.Sprintf("recreate %s in %s", strings.Join(topics, ", "), region), Spec: spec(ReseedSpec{id, topics, discards}), NoReturn: true, Timeout: 5 * time.Minute},
 			{Kind: consensus.StepLinkStart, Title: "mirror them from offset 0"},
 		},
 	}
 	g := &judge{}
 	g.gate("mode", !s.Settings.Observe, "holdfast acts", "mode is observe: holdfast changes nothing", "set mode: active and run `holdfast config apply`")
+	busy := ""
+	for _, id := range sortedKeys(s.Plans) {
+		if other := s.Plans[id]; other.Phase.Live() {
+			busy = fmt.Sprintf("plan %s is %s", id, other.Phase)
+		}
+	}
+	g.gate("one plan at a time", busy == "", "no other plan is live", busy, "`holdfast failover status` shows it; wait for it")
 	holds := ""
 	for _, name := range sortedKeys(s.Roles) {
 		if s.Roles[name].Holder == region {

@@ -55,6 +55,8 @@ type LinkSpec struct {
 type ReseedSpec struct {
 	Link   consensus.LinkID `json:"link"`
 	Topics []string         `json:"topics"`
+	// Discards are the frozen ranges that a person read before.
+	Discards []FrozenPartition `json:"discards,omitempty"`
 }
 
 // taskGrace is added to a step's own waiting for the work around it.
@@ -139,8 +141,11 @@ func unplannedSteps(s consensus.State, rules Rules, p consensus.Plan) []consensu
 		steps = append(steps, consensus.Step{Kind: KindFenceWait, Region: p.To, Title: fmt.Sprintf("wait %s for what runs in %s and does not ask us", fence, p.From), Spec: spec(WaitSpec{fence}), Timeout: fence + taskGrace})
 	}
 	steps = append(steps, arrivalSteps(s, rules, p)...)
-	if carriesKafka(s, p) {
+	switch {
+	case carriesKafka(s, p):
 		steps = append(steps, consensus.Step{Kind: consensus.StepLinkReverse, Title: fmt.Sprintf("prepare the mirror back to %s: compared before it runs", p.From)})
+	case turnsBack(s, p):
+		steps = append(steps, consensus.Step{Kind: consensus.StepLinkReverse, Title: fmt.Sprintf("prepare the mirror to %s again: compared before it runs", p.From), Spec: spec(LinkSpec{consensus.LinkOf(p.To, p.From)})})
 	}
 	return steps
 }
@@ -182,14 +187,29 @@ func execStep(rules Rules, roles []topology.Role, kind string, at topology.Regio
 
 // carriesKafka reports whether the plan moves what the mirror serves.
 func carriesKafka(s consensus.State, p consensus.Plan) bool {
-	if !s.Settings.Mirror {
+	if !s.Settings.Mirror || !containsRole(p, topology.Ingestion) || turnsBack(s, p) {
 		return false
 	}
-	for _, r := range p.Roles {
-		if r == topology.Ingestion {
-			_, ok := s.Links[consensus.LinkOf(p.From, p.To)]
-			return ok
-		}
+	_, to := s.Links[consensus.LinkOf(p.From, p.To)]
+	_, back := s.Links[consensus.LinkOf(p.To, p.From)]
+	return to || back
+}
+
+// turnsBack reports whether an unplanned move returns ingestion to where the
+// last plan took it from, before that plan had reversed the mirror: the link
+// that ran last leads to the region which the role leaves. Nothing flows back
+// from there, and that link starts again once the two have been compared.
+func turnsBack(s consensus.State, p consensus.Plan) bool {
+	if !s.Settings.Mirror || p.Kind != consensus.Unplanned || !containsRole(p, topology.Ingestion) {
+		return false
 	}
-	return false
+	there, back := s.Links[consensus.LinkOf(p.From, p.To)], s.Links[consensus.LinkOf(p.To, p.From)]
+	return back.Phase == consensus.LinkEnded && back.Turn > there.Turn
+}
+
+// everOpened reports whether the region that ingestion leaves let anything in
+// under its last grant.
+func everOpened(s consensus.State) bool {
+	r := s.Roles[topology.Ingestion]
+	return r.Phase != consensus.Closed && !(r.Phase == consensus.Vacant && r.Last.Phase == consensus.Closed)
 }
