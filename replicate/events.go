@@ -22,10 +22,11 @@ type Looked struct {
 	// SourceEpoch is the leader epoch of the source's batch at TargetEnd-1, -1
 	// when it is not known.
 	SourceEpoch int32
-	// ForeignFrom is the first offset that this run did not write, when Last
+	// ForeignFrom is the first offset that this link did not write, when Last
 	// is not its own; else it is not used.
 	ForeignFrom int64
-	// RunKnown says whether the target broker still remembers our producer.
+	// RunKnown says whether the target broker still remembers the producer
+	// that wrote Last, if this link did.
 	RunKnown bool
 }
 

@@ -81,6 +81,38 @@ func (r Run) Owns(h Header) bool {
 		h.ProducerID == s.ProducerID && h.ProducerEpoch == s.Epoch && h.BaseSequence == s.Sequence
 }
 
+// Bounds of Writer.
+const (
+	epochsBack = 64   // earlier epochs of a link whose batches are recognised
+	wrapsBack  = 4096 // times that a run's sequence may have wrapped, at 2^31 records each
+)
+
+// Writer finds the run of this link that wrote the batch: r itself, a later
+// run, or one of an earlier epoch that began at r.Start or behind it (a link
+// gets a new epoch when one of its topics is reseeded, and keeps the others'
+// records). Nothing needs to be remembered: the header tells where its run
+// began, and the producer id proves it.
+func (r Run) Writer(h Header) (Run, bool) {
+	if h.Base < r.Start || h.Control() || h.ProducerID < 1<<62 || h.BaseSequence < 0 {
+		return Run{}, false
+	}
+	for back := range min(r.Link.Epoch+1, epochsBack) {
+		w := r
+		w.Link.Epoch -= back
+		w.Start = h.Base - int64(h.BaseSequence)
+		for range wrapsBack {
+			if w.Start < r.Start {
+				break
+			}
+			if w.Owns(h) {
+				return w, true
+			}
+			w.Start -= 1 << 31
+		}
+	}
+	return Run{}, false
+}
+
 // producer hashes everything that tells this run from any other. Each field
 // is framed by its length, so that no two identities read the same.
 func (r Run) producer() int64 {

@@ -37,9 +37,12 @@ var DefaultLimits = Limits{
 // Partition is the state machine of one mirrored partition. It is a value: Next
 // returns the new one and leaves the old one untouched.
 type Partition struct {
-	ID     topology.Partition
-	Run    Run
-	State  State
+	ID topology.Partition
+	// Link is what was decided for this partition: Link.Start is the target's
+	// end when the link was made. Run is what is being written now: the same,
+	// or a later run that began where an earlier epoch's ended.
+	Link, Run Run
+	State     State
 	Freeze *Freeze // set while frozen
 	// End is the target's end as far as it is known: the offset that the next
 	// append must get. -1 before the first look.
@@ -75,8 +78,8 @@ type Partition struct {
 }
 
 // NewPartition returns the machine of one partition and its first action.
-func NewPartition(id topology.Partition, run Run, limits Limits) (Partition, []Action) {
-	m := Partition{ID: id, Run: run, State: Resuming, End: -1, SourceStart: -1, SourceEnd: -1, LastStable: -1, known: -1, limits: limits}
+func NewPartition(id topology.Partition, link Run, limits Limits) (Partition, []Action) {
+	m := Partition{ID: id, Link: link, Run: link, State: Resuming, End: -1, SourceStart: -1, SourceEnd: -1, LastStable: -1, known: -1, limits: limits}
 	return m.look(0)
 }
 
@@ -137,8 +140,19 @@ func (m Partition) Next(ev Event) (Partition, []Action) {
 // how far the source is.
 func (m Partition) looked(ev Looked) (Partition, []Action) {
 	m.seen(ev.At, ev.SourceStart, ev.SourceEnd)
-	start, end := m.Run.Start, ev.TargetEnd
-	ours := end <= start || ev.Last != nil && m.Run.Owns(*ev.Last)
+	start, end := m.Link.Start, ev.TargetEnd
+	run, ours := m.Link, end <= start
+	switch {
+	case ours:
+	case ev.Last != nil:
+		run, ours = m.Link.Writer(*ev.Last)
+		if ours && run.Link != m.Link.Link {
+			run = m.Link // an earlier epoch ended here
+			run.Start = end
+		}
+	default:
+		run.Start = end // nothing left to read the run from: begin a new one
+	}
 	switch {
 	case end < m.known:
 		return m.doubt(Freeze{TargetShort, end, m.known, "the target acknowledged these records and no longer has them (unclean election?)"})
@@ -162,6 +176,7 @@ func (m Partition) looked(ev Looked) (Partition, []Action) {
 		m.Trouble = "the target broker forgot this link's producer; waiting for lost requests to die"
 		return m.look(m.limits.RequestGrace)
 	}
+	m.Run = run
 	m.State, m.End, m.fetchAt, m.known = Running, end, end, end
 	m.queue, m.queued, m.doubts = nil, 0, 0
 	m.lastEpoch = ev.SourceEpoch

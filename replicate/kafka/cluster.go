@@ -154,13 +154,14 @@ func logEnd(ctx context.Context, cl *kafka.Client, node int32, spots []spot) map
 
 // batchAt fetches from each spot the stored batch that holds its offset, as it
 // is, uncommitted data included. A partition without such a batch (deleted, or
-// compacted away) has a nil batch and no error.
-func batchAt(ctx context.Context, cl *kafka.Client, node int32, spots []spot, at map[topology.Partition]int64) map[topology.Partition]answer {
+// compacted away) has a nil batch and no error. size guesses how large the
+// batch is; a wrong guess only costs another request.
+func batchAt(ctx context.Context, cl *kafka.Client, node int32, spots []spot, at map[topology.Partition]int64, size func(topology.Partition) int32) map[topology.Partition]answer {
 	out := make(map[topology.Partition]answer, len(spots))
 	for rest := spots; len(rest) > 0; {
 		// A broker guarantees a whole batch only for the first partition of a
 		// request, so ask on until each had its turn to be first.
-		got := fetchRaw(ctx, cl, node, rest, at, 64<<10)
+		got := fetchRaw(ctx, cl, node, rest, at, size)
 		var again []spot
 		for i, s := range rest {
 			a := got[s.Partition]
@@ -175,10 +176,14 @@ func batchAt(ctx context.Context, cl *kafka.Client, node int32, spots []spot, at
 	return out
 }
 
-func fetchRaw(ctx context.Context, cl *kafka.Client, node int32, spots []spot, at map[topology.Partition]int64, partitionBytes int32) map[topology.Partition]answer {
+// anySize is the guess where nothing better is known: more than a batch may
+// have by default.
+func anySize(topology.Partition) int32 { return 2 << 20 }
+
+func fetchRaw(ctx context.Context, cl *kafka.Client, node int32, spots []spot, at map[topology.Partition]int64, size func(topology.Partition) int32) map[topology.Partition]answer {
 	req := fetchRequest(0, 32<<20, 0)
 	for _, s := range spots {
-		addFetch(req, s, at[s.Partition], -1, partitionBytes)
+		addFetch(req, s, at[s.Partition], -1, size(s.Partition))
 	}
 	resp, err := cl.Kgo.Broker(int(node)).Request(ctx, req)
 	out := make(map[topology.Partition]answer, len(spots))

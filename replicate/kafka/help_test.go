@@ -190,7 +190,7 @@ func (r *rig) batches(cl *kafka.Client, p topology.Partition) []replicate.Batch 
 	}
 	var out []replicate.Batch
 	for next := start.offset; next < end.offset; {
-		a := batchAt(ctx, cl, at.leader, []spot{s}, map[topology.Partition]int64{p: next})[p]
+		a := batchAt(ctx, cl, at.leader, []spot{s}, map[topology.Partition]int64{p: next}, oneBatch)[p]
 		if a.err != nil || a.batch == nil {
 			r.t.Fatalf("batch at %d of %s: %v %v", next, p, a.batch, a.err)
 		}

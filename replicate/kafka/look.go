@@ -19,7 +19,7 @@ const lookTimeout = 10 * time.Second
 // lookItem is one partition that wants its ends read, with where it lives.
 type lookItem struct {
 	gen      uint32
-	run      replicate.Run
+	link     replicate.Run
 	from, to spot
 }
 
@@ -75,11 +75,15 @@ func lookMany(ctx context.Context, source *kafka.Client, sourceNode int32, targe
 			}
 		}
 	}
-	var fromBatch, toBatch map[topology.Partition]answer
-	together(
-		func() { fromBatch = batchAt(ctx, source, sourceNode, fromLast, last) },
-		func() { toBatch = batchAt(ctx, target, targetNode, toLast, last) },
-	)
+	// The target ends with its batch; the source may go on for long, so it is
+	// asked for no more than that.
+	toBatch := batchAt(ctx, target, targetNode, toLast, last, anySize)
+	fromBatch := batchAt(ctx, source, sourceNode, fromLast, last, func(p topology.Partition) int32 {
+		if b := toBatch[p].batch; b != nil {
+			return int32(b.Size())
+		}
+		return anySize(p)
+	})
 	var ask []spot
 	ids := map[topology.Partition]int64{}
 	for _, it := range items {
@@ -107,26 +111,33 @@ func lookMany(ctx context.Context, source *kafka.Client, sourceNode int32, targe
 		if a.batch != nil && b.batch != nil {
 			l.Compared = compareAt(*a.batch, *b.batch, l.TargetEnd)
 		}
-		if l.TargetEnd > it.run.Start {
-			if l.Last != nil && !it.run.Owns(*l.Last) {
-				l.ForeignFrom = foreignFrom(ctx, target, targetNode, it, max(it.run.Start, l.TargetStart), l.Last.Base)
+		if l.TargetEnd > it.link.Start {
+			if l.Last != nil {
+				w, ours := it.link.Writer(*l.Last)
+				if !ours {
+					l.ForeignFrom = foreignFrom(ctx, target, targetNode, it, max(it.link.Start, l.TargetStart), l.Last.Base)
+				} else if w.Link == it.link.Link {
+					ask = append(ask, it.to)
+					ids[p] = l.Last.ProducerID
+				}
 			}
-			ask = append(ask, it.to)
-			ids[p] = it.run.Stamp(it.run.Start).ProducerID
 		}
 		looked[p] = l
 	}
-	known := knowsProducer(ctx, target, targetNode, ask, ids)
+	known := map[topology.Partition]answer{}
+	if len(ask) > 0 {
+		known = knowsProducer(ctx, target, targetNode, ask, ids)
+	}
 	for p, l := range looked {
-		l.RunKnown = known[p].err == nil && known[p].known
+		l.RunKnown = known[p].known
 		l.At = time.Now()
 		out[p] = l
 	}
 	return out
 }
 
-// foreignFrom finds the first offset in [lo, hi) that the run did not write. A
-// run writes without gaps, so what is foreign lies behind all that is its own
+// foreignFrom finds the first offset in [lo, hi) that the link did not write. A
+// link writes without gaps, so what is foreign lies behind all that is its own
 // and halving finds the border. When a read fails, the answer is the lowest
 // offset that is known to be foreign.
 func foreignFrom(ctx context.Context, cl *kafka.Client, node int32, it lookItem, lo, hi int64) int64 {
@@ -135,11 +146,11 @@ func foreignFrom(ctx context.Context, cl *kafka.Client, node int32, it lookItem,
 			break
 		}
 		mid := lo + (hi-lo)/2
-		got := batchAt(ctx, cl, node, []spot{it.to}, map[topology.Partition]int64{it.to.Partition: mid})[it.to.Partition]
+		got := batchAt(ctx, cl, node, []spot{it.to}, map[topology.Partition]int64{it.to.Partition: mid}, oneBatch)[it.to.Partition]
 		if got.err != nil || got.batch == nil {
 			break
 		}
-		if it.run.Owns(got.batch.Header) {
+		if _, ours := it.link.Writer(got.batch.Header); ours {
 			lo = got.batch.End()
 		} else {
 			hi = min(hi, max(lo, got.batch.Base))
@@ -147,6 +158,9 @@ func foreignFrom(ctx context.Context, cl *kafka.Client, node int32, it lookItem,
 	}
 	return hi
 }
+
+// oneBatch asks for as little as a broker gives: one whole batch.
+func oneBatch(topology.Partition) int32 { return 1 }
 
 // compareAt compares what two batches hold below end, first by their bytes
 // and, where brokers store them differently, by their records.

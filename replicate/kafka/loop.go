@@ -279,7 +279,7 @@ func (l *loop) dispatchLooks(now time.Time) {
 		if _, ok := groups[key]; !ok {
 			order = append(order, key)
 		}
-		groups[key] = append(groups[key], lookItem{gen: p.look.Gen, run: p.m.Run, from: from, to: to})
+		groups[key] = append(groups[key], lookItem{gen: p.look.Gen, link: p.m.Link, from: from, to: to})
 	}
 	for _, key := range order {
 		for items := range slices.Chunk(groups[key], lookPartitions) {
