@@ -125,7 +125,7 @@ func kafkaGates(g *judge, s consensus.State, h Health, rules Rules, p consensus.
 // frozenIn lists the partitions of a link that the log or the mirror has
 // frozen, each once: what the log says comes first.
 func frozenIn(link consensus.Link, l LinkHealth) []FrozenPartition {
-	out := frozenOf(link)
+	out := FrozenOf(link)
 	seen := map[topology.Partition]bool{}
 	for _, f := range out {
 		seen[f.Partition] = true
@@ -139,7 +139,8 @@ func frozenIn(link consensus.Link, l LinkHealth) []FrozenPartition {
 	return out
 }
 
-func frozenOf(l consensus.Link) []FrozenPartition {
+// FrozenOf lists the agreed frozen ranges of a link, in order.
+func FrozenOf(l consensus.Link) []FrozenPartition {
 	var out []FrozenPartition
 	for _, topic := range sortedKeys(l.Frozen) {
 		for _, n := range sortedKeys(l.Frozen[topic]) {
