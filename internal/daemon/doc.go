@@ -1,0 +1,16 @@
+// Package daemon wires one node of a fleet: it opens what the fleet file
+// names, hands each part its neighbours, and unwinds all of it in reverse.
+// Nothing imports it but `holdfast serve` and the integration tests.
+//
+//	daemon.go    Run: start, serve, stop
+//	fleet.go     from the fleet file to agreed settings and planning rules
+//	keeper.go    this node's leases: renew, keep on disk, watch the clock
+//	roles.go     the steps that concern leases: quiesce, wait, release
+//	leader.go    what a leader does: count leases out, walk plans, place itself
+//	regions.go   the regions' stores as reached from here, and their probes
+//	mirrors.go   the links that end here, and the Kafka steps
+//	reports.go   what daemons tell each other twice a second
+//	api.go       the answers of the API and of the health listener
+//	forward.go   calls that only one region's daemon can carry out
+//	metrics.go   the gauges of leases, probes and plans
+package daemon

@@ -1,0 +1,231 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+
+	"github.com/holdfast-dr/holdfast/consensus"
+	"github.com/holdfast-dr/holdfast/failover"
+	"github.com/holdfast-dr/holdfast/internal/clock"
+	"github.com/holdfast-dr/holdfast/internal/topology"
+)
+
+const (
+	watchEvery     = 200 * time.Millisecond
+	drivePause     = 200 * time.Millisecond
+	proposeTimeout = 5 * time.Second
+	placeEvery     = 2 * time.Second
+	// placeSettled is how long a leader stays where it is before it moves for
+	// placement: elections close together are worse than a misplaced leader.
+	placeSettled = 10 * time.Second
+)
+
+// leader is what a member does while it leads: count leases out, walk plans,
+// start automatic ones, and hand leadership to a better place.
+type leader struct {
+	node     topology.Node
+	clock    clock.Clock
+	log      *slog.Logger
+	propose  consensus.Proposer
+	state    func() consensus.State
+	changes  func(ctx context.Context) <-chan struct{}
+	health   func(consensus.State) failover.Health
+	rules    func() failover.Rules
+	first    func() *consensus.Configure // from our fleet file, for a new cluster
+	transfer func(ctx context.Context, to topology.Node) error
+	alive    func(topology.Node) bool // reports, recently
+}
+
+func (l *leader) body(by string, b consensus.Body) consensus.Command {
+	return consensus.Command{At: l.clock.Wall(), By: by, Body: b}
+}
+
+func (l *leader) by() string { return "leader " + string(l.node) }
+
+// work is one reign.
+func (l *leader) work(ctx context.Context) error {
+	l.log.Info("leading")
+	defer l.log.Info("no longer leading")
+	var wg sync.WaitGroup
+	wg.Go(func() { l.countLeases(ctx) })
+	wg.Go(func() { l.drive(ctx) })
+	wg.Go(func() { l.place(ctx) })
+	wg.Wait()
+	return ctx.Err()
+}
+
+func (l *leader) try(ctx context.Context, b consensus.Body) error {
+	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
+	defer cancel()
+	_, err := l.propose.Propose(ctx, l.body(l.by(), b))
+	return err
+}
+
+// countLeases expires leases that this leader has seen unrenewed for the
+// whole count, in this reign, on its own clock.
+func (l *leader) countLeases(ctx context.Context) {
+	var w consensus.Watch
+	for ctx.Err() == nil {
+		var over []*consensus.Expire
+		w, over = w.Look(l.clock.Now(), 1, l.state())
+		for _, e := range over {
+			err := l.try(ctx, e)
+			switch {
+			case err == nil:
+				l.log.Warn("lease ran out, the role is vacant", "role", e.Role, "epoch", e.Epoch)
+			case !consensus.Refused(err):
+				l.log.Warn("expire a lease", "role", e.Role, "error", err)
+			}
+		}
+		_ = sleep(ctx, watchEvery)
+	}
+}
+
+// drive walks live plans and starts automatic ones.
+func (l *leader) drive(ctx context.Context) {
+	changes := l.changes(ctx)
+	told := map[string]bool{}
+	for ctx.Err() == nil {
+		if !l.step(ctx, told) {
+			select {
+			case <-ctx.Done():
+			case <-changes:
+			case <-time.After(drivePause):
+			}
+		}
+	}
+}
+
+// step makes one decision; it reports whether there may be another at once.
+func (l *leader) step(ctx context.Context, told map[string]bool) bool {
+	s := l.state()
+	if s.Settings.Digest == "" {
+		c := l.first()
+		if err := l.try(ctx, c); err != nil && !consensus.Refused(err, consensus.CodeStale) {
+			l.log.Error("set the agreed configuration", "error", err)
+			_ = sleep(ctx, time.Second)
+		}
+		return true
+	}
+	now := l.clock.Wall()
+	for _, id := range slices.Sorted(maps.Keys(s.Plans)) {
+		for _, b := range failover.Next(now, id, s) {
+			if grant, ok := b.(*consensus.GrantRoles); ok && grant.Step.Undo == 0 {
+				if blocked := failover.BeforeGrant(s, l.health(s), l.rules(), s.Plans[id]); len(blocked) > 0 {
+					b = &consensus.AbortPlan{Plan: id, Why: fmt.Sprintf("before the point of no return: %s: %s", blocked[0].Gate, blocked[0].Why)}
+				}
+			}
+			if err := l.try(ctx, b); err != nil {
+				if !consensus.Refused(err, consensus.CodeStale) {
+					l.log.Warn("plan cannot take its next step", "plan", id, "step", fmt.Sprintf("%T", b), "error", err)
+					_ = sleep(ctx, time.Second)
+				}
+				return false
+			}
+			l.log.Info("plan", "plan", id, "took", consensus.Command{Body: b}.Kind())
+			return true
+		}
+	}
+	want, yes, _ := failover.Automatic(now, s, l.health(s), l.rules())
+	if !yes {
+		return false
+	}
+	l.automatic(ctx, s, want, told)
+	return false
+}
+
+func (l *leader) automatic(ctx context.Context, s consensus.State, want failover.Intent, told map[string]bool) {
+	c, blockers := failover.MakePlan(l.clock.Wall(), s, l.health(s), l.rules(), want)
+	if len(blockers) > 0 {
+		line := blockers[0].Gate + ": " + blockers[0].Why
+		if !told[line] {
+			told[line] = true
+			l.log.Warn("automatic failover refused by a gate", "gate", blockers[0].Gate, "why", blockers[0].Why, "next", blockers[0].Fix)
+		}
+		return
+	}
+	id, err := startPlan(ctx, l.propose, l.clock.Wall(), c, l.by())
+	if err != nil {
+		l.log.Warn("automatic failover", "error", err)
+		return
+	}
+	l.log.Warn("automatic failover", "plan", id, "to", want.To, "roles", want.Roles, "why", want.Reason)
+}
+
+// startPlan puts a candidate into the log.
+func startPlan(ctx context.Context, log consensus.Proposer, now time.Time, c failover.Candidate, by string) (consensus.PlanID, error) {
+	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
+	defer cancel()
+	if c.Supersedes != "" {
+		_, err := log.Propose(ctx, consensus.Command{At: now, By: by, Body: &consensus.SupersedePlan{Plan: c.Supersedes, Why: "superseded by an unplanned move to " + string(c.Plan.To)}})
+		if err != nil && !consensus.Refused(err, consensus.CodeStale) {
+			return "", fmt.Errorf("give up plan %s: %w", c.Supersedes, err)
+		}
+	}
+	id := consensus.PlanID(ulid.Make().String())
+	_, err := log.Propose(ctx, consensus.Command{At: now, By: by, Body: &consensus.CreatePlan{ID: id, Plan: c.Plan}})
+	if errors.Is(err, consensus.ErrUnknownOutcome) {
+		return "", fmt.Errorf("plan %s may have begun; `holdfast failover status` tells: %w", id, err)
+	}
+	return id, err
+}
+
+// place hands leadership to a node that holds no role, so that losing the
+// holder's region costs no election.
+func (l *leader) place(ctx context.Context) {
+	if sleep(ctx, placeSettled) != nil {
+		return
+	}
+	var w consensus.Watch
+	for sleep(ctx, placeEvery) == nil {
+		s, now := l.state(), l.clock.Now()
+		w, _ = w.Look(now, 1, s)
+		to, ok := betterPlace(s, l.node, l.alive)
+		if !ok || slices.ContainsFunc(slices.Collect(maps.Keys(s.Roles)), func(r topology.Role) bool {
+			age, held := w.Overdue(now, r)
+			return held && age > s.Settings.Lease.Renew+s.Settings.Lease.AttemptTimeout
+		}) {
+			continue
+		}
+		l.log.Info("handing leadership to a node that holds no role", "to", to)
+		if err := l.transfer(ctx, to); err != nil {
+			l.log.Warn("hand over leadership", "to", to, "error", err)
+			_ = sleep(ctx, placeSettled)
+		}
+	}
+}
+
+// betterPlace returns a node to lead instead of node: one whose region holds
+// no role, a witness first. It returns false when node itself is such a one,
+// or when there is none alive.
+func betterPlace(s consensus.State, node topology.Node, alive func(topology.Node) bool) (topology.Node, bool) {
+	holds := func(n topology.Node) bool {
+		for _, r := range s.Roles {
+			if r.Node == n {
+				return true
+			}
+		}
+		return false
+	}
+	if !holds(node) {
+		return "", false
+	}
+	var best topology.Node
+	for _, n := range slices.Sorted(maps.Keys(s.Members)) {
+		if n == node || holds(n) || !alive(n) {
+			continue
+		}
+		if best == "" || s.Members[n].Witness && !s.Members[best].Witness {
+			best = n
+		}
+	}
+	return best, best != ""
+}

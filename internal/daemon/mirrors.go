@@ -1,0 +1,563 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/holdfast-dr/holdfast/consensus"
+	"github.com/holdfast-dr/holdfast/failover"
+	steps "github.com/holdfast-dr/holdfast/failover/kafka"
+	"github.com/holdfast-dr/holdfast/internal/clock"
+	"github.com/holdfast-dr/holdfast/internal/config"
+	"github.com/holdfast-dr/holdfast/internal/topology"
+	"github.com/holdfast-dr/holdfast/replicate"
+	mirror "github.com/holdfast-dr/holdfast/replicate/kafka"
+)
+
+const (
+	reconcileEvery  = 500 * time.Millisecond
+	mirrorRestart   = 2 * time.Second
+	appendTimeout   = 15 * time.Second // of one append: how long an unclean end may still be under way
+	inspectTimeout  = 10 * time.Minute
+	inspectAgain    = 5 * time.Second
+	coverageTimeout = 10 * time.Second
+	missingShown    = 8
+)
+
+// mirrors runs the links whose target is this node's region. A running link
+// in the agreed state is its own standing task: this is what carries it out.
+type mirrors struct {
+	node    topology.Node
+	region  topology.Region
+	regions map[topology.Region]*region
+	topics  replicate.Selection
+	groups  *replicate.GroupSelector
+	rate    float64
+	every   time.Duration // of group offsets
+	clock   clock.Clock
+	born    time.Time
+	state   func() consensus.State
+	propose consensus.Proposer
+	log     *slog.Logger
+	metrics prometheus.Registerer
+
+	mu     sync.Mutex
+	links  map[consensus.LinkID]*link
+	held   map[consensus.LinkID]uint64 // stopped by a step at this epoch
+	paused map[consensus.LinkID]time.Time
+}
+
+// link is one run of one link here.
+type link struct {
+	id     consensus.LinkID
+	epoch  uint64
+	mirror *mirror.Mirror
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // valid once done
+	ended  time.Time
+
+	rate     rateOf
+	trouble  string
+	last     mirror.GroupReport
+	inspects bool
+}
+
+func selections(f *config.Fleet) (replicate.Selection, *replicate.GroupSelector, error) {
+	topics, err := replicate.NewSelection(patterns(f.Mirror.Topics.Include), patterns(f.Mirror.Topics.Exclude))
+	if err != nil {
+		return replicate.Selection{}, nil, fmt.Errorf("mirror.topics: %w", err)
+	}
+	groups, err := replicate.NewGroupSelector(patterns(f.Mirror.Groups.Include), patterns(f.Mirror.Groups.Exclude), patterns(f.Mirror.Groups.Local), nil)
+	if err != nil {
+		return replicate.Selection{}, nil, fmt.Errorf("mirror.groups: %w", err)
+	}
+	return topics, groups, nil
+}
+
+func patterns(list []config.Pattern) []string {
+	var out []string
+	for _, p := range list {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+// run keeps what runs here equal to what the state says, until ctx ends.
+func (m *mirrors) run(ctx context.Context, changes <-chan struct{}) {
+	tick := time.NewTicker(reconcileEvery)
+	defer tick.Stop()
+	defer m.stopAll()
+	for {
+		m.reconcile(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-changes:
+		case <-tick.C:
+		}
+	}
+}
+
+func (m *mirrors) reconcile(ctx context.Context) {
+	s := m.state()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, until := range m.paused {
+		if time.Now().After(until) {
+			delete(m.paused, id)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(s.Links)) {
+		l := s.Links[id]
+		if l.To != m.region {
+			continue
+		}
+		if at, ok := m.held[id]; ok && at != l.Epoch {
+			delete(m.held, id)
+		}
+		_, held := m.held[id]
+		_, paused := m.paused[id]
+		want := l.Phase != consensus.LinkEnded && !held && !paused && !reseeding(s, id)
+		run := m.links[id]
+		if run != nil && (!want || run.epoch != l.Epoch || run.inspects != (l.Phase == consensus.LinkUnproven)) {
+			run.cancel()
+			if run.over() {
+				delete(m.links, id)
+				run = nil
+			} else {
+				continue // the next round sees its end
+			}
+		}
+		if run != nil && run.over() {
+			if time.Since(run.ended) < mirrorRestart {
+				continue
+			}
+			delete(m.links, id)
+			run = nil
+		}
+		if run == nil && want {
+			m.start(ctx, id, l)
+		}
+	}
+	for id, run := range m.links {
+		if _, known := s.Links[id]; !known {
+			run.cancel()
+		}
+		m.sample(run)
+	}
+}
+
+func (r *link) over() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (m *mirrors) sample(run *link) {
+	if run.mirror == nil || run.over() {
+		return
+	}
+	sum := int64(0)
+	for _, p := range run.mirror.Status().Partitions {
+		sum += max(0, p.SourceEnd)
+	}
+	run.rate.add(m.clock.Now(), sum)
+	run.last = run.mirror.Groups()
+}
+
+// reseeding says whether a live plan recreates topics of the link.
+func reseeding(s consensus.State, id consensus.LinkID) bool {
+	for _, p := range s.Plans {
+		if p.Kind == consensus.Reseed && p.Phase.Live() && consensus.LinkOf(p.From, p.To) == id {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *mirrors) start(ctx context.Context, id consensus.LinkID, l consensus.Link) {
+	ctx, cancel := context.WithCancel(ctx)
+	run := &link{id: id, epoch: l.Epoch, cancel: cancel, done: make(chan struct{}), inspects: l.Phase == consensus.LinkUnproven}
+	m.links[id] = run
+	work := func() error { return m.inspect(ctx, id, l) }
+	if !run.inspects {
+		mr, err := mirror.New(mirror.Config{
+			Link:   replicate.Link{Source: l.From, Target: l.To, Epoch: l.Epoch},
+			Source: m.regions[l.From].kafka, Target: m.regions[l.To].kafka,
+			Topics: m.topics, Groups: m.groups, GroupsEvery: m.every,
+			Starts: flat(l.Starts), Rate: m.rate, RequestTimeout: appendTimeout,
+			Logger: m.log.With("link", id), Registerer: m.metrics,
+		})
+		if err != nil {
+			run.finish(err)
+			m.log.Error("mirror", "link", id, "error", err)
+			return
+		}
+		run.mirror = mr
+		work = func() error { return mr.Run(ctx) }
+	}
+	m.log.Info("link", "link", id, "epoch", l.Epoch, "phase", l.Phase)
+	go func() {
+		err := work()
+		if err != nil && ctx.Err() == nil {
+			m.log.Warn("link stopped, it is started again", "link", id, "wait", mirrorRestart, "error", err)
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		run.finish(err)
+	}()
+}
+
+func (r *link) finish(err error) {
+	r.err, r.ended = err, time.Now()
+	if err != nil {
+		r.trouble = err.Error()
+	}
+	close(r.done)
+}
+
+// inspect compares what this region holds with what the other one does, below
+// where it began, and records the orphans above. It mirrors nothing.
+func (m *mirrors) inspect(ctx context.Context, id consensus.LinkID, l consensus.Link) error {
+	for {
+		round, cancel := context.WithTimeout(ctx, inspectTimeout)
+		found, err := mirror.Inspect(round, m.regions[l.From].kafka, m.regions[l.To].kafka, flat(l.Starts), 0)
+		cancel()
+		if err == nil {
+			ranges, orphans := judge(found)
+			_, err = m.propose.Propose(ctx, m.command(&consensus.JudgeLink{Link: id, Epoch: l.Epoch, Frozen: ranges}))
+			if err == nil || consensus.Refused(err, consensus.CodeStale) {
+				m.log.Info("compared with "+string(l.From), "link", id, "partitions", len(found), "orphans", orphans)
+				<-ctx.Done() // the next round of reconcile runs what the log says now
+				return nil
+			}
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		m.mu.Lock()
+		if run := m.links[id]; run != nil {
+			run.trouble = "compare with " + string(l.From) + ": " + err.Error()
+		}
+		m.mu.Unlock()
+		_ = sleep(ctx, inspectAgain)
+	}
+}
+
+// judge names what the returned region holds and the other does not: orphans,
+// and, should the prefixes differ, all from the first difference on.
+func judge(found []mirror.Inspection) (consensus.Ranges, int64) {
+	ranges, orphans := consensus.Ranges{}, int64(0)
+	for _, i := range found {
+		f := consensus.Frozen{From: i.Orphans.Start, To: i.Orphans.End, Reason: "orphans: accepted here and never mirrored"}
+		if !i.Same {
+			f = consensus.Frozen{From: i.Differs, To: i.Target.End, Reason: fmt.Sprintf("differs from %d on, below where the mirror stood (%d)", i.Differs, i.X)}
+		}
+		orphans += i.Orphaned()
+		if f.To <= f.From {
+			continue
+		}
+		if ranges[i.Topic] == nil {
+			ranges[i.Topic] = map[int32]consensus.Frozen{}
+		}
+		ranges[i.Topic][i.Partition.Partition] = f
+	}
+	return ranges, orphans
+}
+
+func (m *mirrors) command(b consensus.Body) consensus.Command {
+	return consensus.Command{At: m.clock.Wall(), By: "node " + string(m.node), Body: b}
+}
+
+// stop ends the run of a link and waits for it. It reports whether nothing of
+// it can be under way any more.
+func (m *mirrors) stop(ctx context.Context, id consensus.LinkID, epoch uint64) (clean bool, last replicate.LinkStatus, err error) {
+	m.mu.Lock()
+	m.held[id] = epoch
+	run := m.links[id]
+	m.mu.Unlock()
+	if run == nil {
+		return false, last, nil
+	}
+	run.cancel()
+	select {
+	case <-run.done:
+	case <-ctx.Done():
+		return false, last, fmt.Errorf("wait for the mirror to stop: %w", context.Cause(ctx))
+	}
+	if run.mirror != nil {
+		last = run.mirror.Status()
+	}
+	return run.err == nil && run.mirror != nil, last, nil
+}
+
+func (m *mirrors) stopAll() {
+	m.mu.Lock()
+	runs := slices.Collect(maps.Values(m.links))
+	m.mu.Unlock()
+	for _, r := range runs {
+		r.cancel()
+	}
+	for _, r := range runs {
+		<-r.done
+	}
+}
+
+// reports describes the links that run here.
+func (m *mirrors) reports() map[consensus.LinkID]linkReport {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := map[consensus.LinkID]linkReport{}
+	for id, run := range m.links {
+		r := linkReport{Rate: run.rate.perSecond(), Trouble: run.trouble, PausedUntil: m.paused[id]}
+		if run.mirror != nil {
+			r.Status = run.mirror.Status()
+			seen := time.Duration(0)
+			for _, p := range r.Status.Partitions {
+				if p.SourceSeenAt != nil {
+					seen = max(seen, time.Since(*p.SourceSeenAt))
+				}
+			}
+			r.SourceSeenMs = seen.Milliseconds()
+			r.Coverage = coverage(run.last)
+			r.Status.Running = r.Status.Running && !run.over()
+		}
+		out[id] = r
+	}
+	for id, until := range m.paused {
+		if _, runs := out[id]; !runs {
+			out[id] = linkReport{PausedUntil: until}
+		}
+	}
+	return out
+}
+
+func coverage(r mirror.GroupReport) failover.Coverage {
+	bad := map[string]bool{}
+	all := map[string]bool{}
+	var c failover.Coverage
+	for _, row := range r.Rows {
+		all[row.Group] = true
+	}
+	for _, row := range r.Findings() {
+		bad[row.Group] = true
+		if len(c.Missing) < missingShown {
+			c.Missing = append(c.Missing, fmt.Sprintf("group %s has no right offset for %s: %s", row.Group, row.Partition, row.Note))
+		}
+	}
+	c.Groups, c.Covered = len(all), len(all)-len(bad)
+	return c
+}
+
+// pause stops mirroring to this region until a time.
+func (m *mirrors) pause(until time.Time) []consensus.LinkID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ids []consensus.LinkID
+	for id, l := range m.state().Links {
+		if l.To == m.region && l.Phase == consensus.LinkRunning {
+			m.paused[id] = until
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// resume ends pauses and tries frozen partitions of topics again.
+func (m *mirrors) resume(topics []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.paused)
+	for _, run := range m.links {
+		if run.mirror == nil {
+			continue
+		}
+		names := topics
+		if len(names) == 0 {
+			for _, p := range run.mirror.Status().Partitions {
+				if p.Frozen != nil && !slices.Contains(names, p.Topic) {
+					names = append(names, p.Topic)
+				}
+			}
+		}
+		for _, t := range names {
+			run.mirror.Retry(t)
+		}
+	}
+}
+
+func flat(o consensus.Offsets) map[topology.Partition]int64 {
+	out := map[topology.Partition]int64{}
+	for topic, ps := range o {
+		for p, at := range ps {
+			out[topology.Partition{Topic: topic, Partition: p}] = at
+		}
+	}
+	return out
+}
+
+func nested(o map[topology.Partition]int64) consensus.Offsets {
+	out := consensus.Offsets{}
+	for p, at := range o {
+		if out[p.Topic] == nil {
+			out[p.Topic] = map[int32]int64{}
+		}
+		out[p.Topic][p.Partition] = at
+	}
+	return out
+}
+
+// here is this node's region as the steps of a plan see it.
+type here struct {
+	*mirrors
+}
+
+func (h here) State() consensus.State { return h.state() }
+
+func (h here) Ends(ctx context.Context) (consensus.Offsets, error) {
+	ranges, err := mirror.Ends(ctx, h.regions[h.region].kafka, h.topics)
+	if err != nil {
+		return nil, err
+	}
+	ends := map[topology.Partition]int64{}
+	for p, r := range ranges {
+		if !r.Settled {
+			return nil, fmt.Errorf("%s still moves: its end is not settled", p)
+		}
+		ends[p] = r.End
+	}
+	return nested(ends), nil
+}
+
+func (h here) GroupLag(ctx context.Context, groups []string) (map[string]int64, error) {
+	ends, err := mirror.Ends(ctx, h.regions[h.region].kafka, h.topics)
+	if err != nil {
+		return nil, err
+	}
+	at := map[topology.Partition]int64{}
+	for p, r := range ends {
+		at[p] = r.End
+	}
+	lags, err := mirror.Drained(ctx, h.regions[h.region].kafka, groups, at)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]int64{}
+	for _, l := range lags {
+		out[l.Group] = l.Lag
+	}
+	return out, nil
+}
+
+func (h here) StopMirror(ctx context.Context, id consensus.LinkID) (steps.Stopped, error) {
+	l := h.state().Links[id]
+	clean, last, err := h.stop(ctx, id, l.Epoch)
+	if err != nil {
+		return steps.Stopped{}, err
+	}
+	st := steps.Stopped{Clean: clean}
+	if !clean {
+		// An append of an earlier life may still be on its way in the broker.
+		if err := sleep(ctx, appendTimeout-time.Since(h.born)); err != nil {
+			return st, fmt.Errorf("wait one request timeout after an unclean end: %w", err)
+		}
+		var unclean *mirror.UncleanError
+		if run := h.runOf(id); run != nil && errors.As(run.err, &unclean) {
+			if err := sleep(ctx, appendTimeout-time.Since(run.ended)); err != nil {
+				return st, fmt.Errorf("wait one request timeout after an unclean end: %w", err)
+			}
+		}
+	}
+	if st.Ends, err = h.Ends(ctx); err != nil {
+		return st, err
+	}
+	seen := map[topology.Partition]int64{}
+	for _, p := range last.Partitions {
+		if p.SourceEnd >= 0 {
+			seen[p.Partition] = p.SourceEnd
+		}
+	}
+	st.SourceEnds = nested(seen)
+	return st, nil
+}
+
+func (m *mirrors) runOf(id consensus.LinkID) *link {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.links[id]
+}
+
+func (h here) WriteGroups(ctx context.Context, id consensus.LinkID, ends consensus.Offsets) (steps.Groups, error) {
+	l := h.state().Links[id]
+	source, target := h.regions[l.From].kafka, h.regions[l.To].kafka
+	var earlier mirror.GroupReport
+	if run := h.runOf(id); run != nil {
+		earlier = run.last
+	}
+	planned := false
+	for _, p := range h.state().Plans {
+		planned = planned || p.Kind == consensus.Planned && p.Phase.Live() && p.To == h.region
+	}
+	var report mirror.GroupReport
+	var err error
+	if planned {
+		report, err = mirror.SyncGroups(ctx, source, target, mirror.SyncOptions{Groups: h.groups, Topics: h.topics, Cap: flat(ends)})
+	} else {
+		report, err = mirror.CheckGroupsAlone(ctx, target, h.topics, earlier)
+	}
+	if err != nil {
+		return steps.Groups{}, err
+	}
+	out := steps.Groups{Written: report.Count(replicate.GroupWrite)}
+	all := map[string]bool{}
+	for _, r := range report.Rows {
+		all[r.Group] = true
+	}
+	out.Groups = len(all)
+	if bad := report.Findings(); len(bad) > 0 {
+		var text []string
+		for _, b := range bad[:min(len(bad), missingShown)] {
+			text = append(text, fmt.Sprintf("group %s, %s: %s", b.Group, b.Partition, b.Note))
+		}
+		return out, fmt.Errorf("%d group offsets are not right: %s", len(bad), strings.Join(text, "; "))
+	}
+	return out, nil
+}
+
+func (h here) Reseed(ctx context.Context, id consensus.LinkID, topics []string) error {
+	l := h.state().Links[id]
+	if _, _, err := h.stop(ctx, id, l.Epoch); err != nil {
+		return err
+	}
+	var list []mirror.ReseedTopic
+	for _, t := range topics {
+		list = append(list, mirror.ReseedTopic{Name: t})
+	}
+	return mirror.Reseed(ctx, h.regions[l.From].kafka, h.regions[l.To].kafka, list)
+}
+
+func (h here) Canary(ctx context.Context) ([]steps.Check, error) {
+	_, results := h.regions[h.region].tryAll(ctx)
+	var out []steps.Check
+	var errs []error
+	for _, t := range results {
+		out = append(out, steps.Check{Name: t.name, Took: t.took, Detail: t.say})
+		if t.err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", t.name, t.err))
+		}
+	}
+	return out, errors.Join(errs...)
+}

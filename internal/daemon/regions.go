@@ -1,0 +1,250 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/failover"
+	"github.com/holdfast-dr/holdfast/internal/clickhouse"
+	"github.com/holdfast-dr/holdfast/internal/clock"
+	"github.com/holdfast-dr/holdfast/internal/config"
+	"github.com/holdfast-dr/holdfast/internal/kafka"
+	"github.com/holdfast-dr/holdfast/internal/topology"
+	mirror "github.com/holdfast-dr/holdfast/replicate/kafka"
+)
+
+// dialer connects through this node's address map.
+func dialer(via map[string]string) func(ctx context.Context, network, address string) (net.Conn, error) {
+	d := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if to, ok := via[address]; ok {
+			address = to
+		}
+		return d.DialContext(ctx, network, address)
+	}
+}
+
+// region is one region's stores, as reached from this node. A store that is
+// down makes its checks fail; the clients stay and reconnect.
+type region struct {
+	name       topology.Region
+	kafka      *kafka.Client      // nil: the region has none
+	clickhouse *clickhouse.Client // nil: the region has none
+	probes     config.Probe       // joined over the roles
+	http       *http.Client
+	clock      clock.Clock
+	interval   time.Duration
+	timeout    time.Duration
+
+	mu      sync.Mutex
+	checks  map[string]failover.Check
+	at      clock.Instant // of the last finished round
+	failing clock.Instant // since when a check has failed; 0: none does
+	seen    bool
+}
+
+func openRegion(name topology.Region, f *config.Fleet, via map[string]string, clk clock.Clock, log *slog.Logger) (*region, error) {
+	dial := dialer(via)
+	r := &region{
+		name: name, clock: clk, interval: f.Timing.Probe.Interval, timeout: f.Timing.Probe.Timeout,
+		http: &http.Client{Timeout: f.Timing.Probe.Timeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}},
+	}
+	conf := f.Regions[name]
+	var err error
+	if k := conf.Kafka; k != nil {
+		kc := kafka.Config{
+			Name: string(name), Brokers: k.Brokers, Dial: dial, ClusterID: k.ClusterID, Logger: log.With("store", "kafka", "region", name),
+			DialTimeout: 3 * time.Second, RequestTimeout: 5 * time.Second, RetryTimeout: 10 * time.Second,
+		}
+		if k.TLS != nil {
+			kc.TLS = &kafka.TLS{CAFile: k.TLS.CA, CertFile: k.TLS.Cert, KeyFile: k.TLS.Key}
+		}
+		if k.SASL != nil {
+			kc.SASL = &kafka.SASL{Mechanism: kafka.Mechanism(k.SASL.Mechanism), User: k.SASL.User, Password: k.SASL.Password.Resolve}
+		}
+		if r.kafka, err = kafka.Open(kc); err != nil {
+			return nil, err
+		}
+	}
+	if c := conf.ClickHouse; c != nil {
+		cc := clickhouse.Config{Name: string(name), Addresses: c.Addresses, Database: c.Database, User: c.User, Dial: dial, DialTimeout: 3 * time.Second}
+		if !c.Password.IsZero() {
+			cc.Password = c.Password.Resolve
+		}
+		if c.TLS != nil {
+			cc.TLS = &clickhouse.TLS{CAFile: c.TLS.CA, CertFile: c.TLS.Cert, KeyFile: c.TLS.Key}
+		}
+		if r.clickhouse, err = clickhouse.Open(cc); err != nil {
+			r.close()
+			return nil, err
+		}
+	}
+	// What any role wants probed is probed; without roles, what there is.
+	for _, role := range f.Roles {
+		r.probes.Kafka = r.probes.Kafka || role.Probe.Kafka
+		if role.Probe.ClickHouse != "" {
+			r.probes.ClickHouse = role.Probe.ClickHouse
+		}
+		if role.Probe.HTTP != "" {
+			r.probes.HTTP = strings.ReplaceAll(role.Probe.HTTP, "{region}", string(name))
+		}
+	}
+	if r.clickhouse != nil && r.probes.ClickHouse == "" {
+		r.probes.ClickHouse = "SELECT 1"
+	}
+	return r, nil
+}
+
+func (r *region) close() {
+	if r.kafka != nil {
+		r.kafka.Close()
+	}
+	if r.clickhouse != nil {
+		_ = r.clickhouse.Close() // nothing was written through it
+	}
+}
+
+// probe uses the region's stores until ctx ends.
+func (r *region) probe(ctx context.Context) {
+	for ctx.Err() == nil {
+		round, cancel := context.WithTimeout(ctx, r.timeout)
+		checks, _ := r.tryAll(round)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		r.record(checks)
+		_ = sleep(ctx, r.interval)
+	}
+}
+
+func (r *region) record(checks map[string]failover.Check) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.checks, r.at, r.seen = checks, r.clock.Now(), true
+	ok := true
+	for _, c := range checks {
+		ok = ok && c.OK
+	}
+	switch {
+	case ok:
+		r.failing = 0
+	case r.failing == 0:
+		r.failing = r.at
+	}
+}
+
+// report is what this node last found.
+func (r *region) report() (probeReport, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.seen {
+		return probeReport{}, false
+	}
+	now := r.clock.Now()
+	p := probeReport{AgeMs: now.Sub(r.at).Milliseconds(), Checks: maps.Clone(r.checks)}
+	if r.failing != 0 {
+		p.FailingMs = max(1, now.Sub(r.failing).Milliseconds())
+	}
+	return p, true
+}
+
+type took struct {
+	name string
+	took time.Duration
+	err  error
+	say  string
+}
+
+// tryAll uses each store once, side by side.
+func (r *region) tryAll(ctx context.Context) (map[string]failover.Check, []took) {
+	type try struct {
+		name string
+		run  func() (string, error)
+	}
+	var tries []try
+	if r.kafka != nil {
+		tries = append(tries, try{"kafka", func() (string, error) {
+			if r.probes.Kafka {
+				_, err := mirror.Probe(ctx, r.kafka, mirror.ProbeTopic)
+				return "produced and fetched", err
+			}
+			_, err := r.kafka.Ping(ctx)
+			return "answers", err
+		}})
+	}
+	if r.clickhouse != nil {
+		tries = append(tries, try{"clickhouse", func() (string, error) {
+			_, err := r.clickhouse.Select(ctx, r.probes.ClickHouse)
+			return "answers " + r.probes.ClickHouse, err
+		}})
+	}
+	if r.probes.HTTP != "" {
+		tries = append(tries, try{"http", func() (string, error) { return r.get(ctx) }})
+	}
+	results := make([]took, len(tries))
+	var wg sync.WaitGroup
+	for i, t := range tries {
+		wg.Go(func() {
+			start := time.Now()
+			say, err := t.run()
+			results[i] = took{t.name, time.Since(start), err, say}
+		})
+	}
+	wg.Wait()
+	checks := map[string]failover.Check{}
+	for _, t := range results {
+		if t.err != nil {
+			checks[t.name] = failover.Check{OK: false, Detail: t.err.Error()}
+			continue
+		}
+		checks[t.name] = failover.Check{OK: true, Detail: fmt.Sprintf("%s in %s", t.say, t.took.Round(time.Millisecond))}
+	}
+	return checks, results
+}
+
+func (r *region) get(ctx context.Context) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.probes.HTTP, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := r.http.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode/100 != 2 && resp.StatusCode/100 != 3 {
+		return "", fmt.Errorf("%s answers %s", r.probes.HTTP, resp.Status)
+	}
+	return resp.Status, nil
+}
+
+// openRegions opens all regions of the fleet, in order of name.
+func openRegions(f *config.Fleet, via map[string]string, clk clock.Clock, log *slog.Logger) (map[topology.Region]*region, error) {
+	out := map[topology.Region]*region{}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(f.Regions)) {
+		r, err := openRegion(name, f, via, clk, log)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out[name] = r
+	}
+	if err := errors.Join(errs...); err != nil {
+		for _, r := range out {
+			r.close()
+		}
+		return nil, err
+	}
+	return out, nil
+}
