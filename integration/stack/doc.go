@@ -38,7 +38,7 @@
 //	up/            the program behind "make stack"
 //
 // ClickHouse here is ClickHouse's own engine built as a library, served over
-// its own native and HTTP ports; it has no system.query_log and no users made
-// by SQL. A service added later (Postgres, Redis, a bucket) is one file that
+// its own native and HTTP ports; it has no system.query_log, no users made by
+// SQL, and its log holds little but errors at start and crashes. A service added later (Postgres, Redis, a bucket) is one file that
 // embeds service, and one row in pins.go.
 package stack

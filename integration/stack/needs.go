@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// aptPackage names the Debian and Ubuntu package of each program we call.
+// aptPackage names the Debian and Ubuntu package of each program that we call
+// and can install.
 var aptPackage = map[string]string{
-	"go":   "golang-go",
 	"npm":  "npm",
 	"mvn":  "maven",
 	"java": "default-jre-headless",
@@ -36,6 +36,9 @@ func (e *MissingError) Error() string {
 func (e *MissingError) Unwrap() error { return e.Err }
 
 func missing(program string) *MissingError {
+	if aptPackage[program] == "" { // the distributions' Go is too old for us
+		return &MissingError{Program: program, Command: "(no package) install the Go version that go.mod names"}
+	}
 	return &MissingError{Program: program,
 		Command: "apt-get update && apt-get install -y --no-install-recommends " + aptPackage[program]}
 }
@@ -47,7 +50,7 @@ func need(ctx context.Context, progress io.Writer, program string) (string, erro
 		return found, nil
 	}
 	miss := missing(program)
-	if os.Geteuid() != 0 || !aptSystem() {
+	if os.Geteuid() != 0 || aptPackage[program] == "" || !aptSystem() {
 		return "", miss
 	}
 	cache, err := CacheDir()

@@ -93,6 +93,7 @@ func (s *service) start(ctx context.Context) error {
 		return nil
 	}
 	begun := time.Now()
+	s.note("start")
 	proc, err := startProcess(s.command)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", s.name, err)
@@ -121,6 +122,17 @@ func (s *service) start(ctx context.Context) error {
 	}
 }
 
+// note writes into the server's own log what the rig does to it, so that a
+// silence there can be told from a fault. It is best effort.
+func (s *service) note(what string) {
+	f, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return // startProcess opens the same file and tells
+	}
+	defer f.Close()
+	fmt.Fprintf(f, "%s RIG %s %s, process %d\n", time.Now().UTC().Format("2006-01-02 15:04:05,000"), what, s.name, s.PID())
+}
+
 func (s *service) lastWords() []byte {
 	b, err := os.ReadFile(s.log)
 	if err != nil {
@@ -141,7 +153,8 @@ func (s *service) Name() string { return s.name }
 // Dir holds the service's configuration and data.
 func (s *service) Dir() string { return s.dir }
 
-// LogPath is the file that the server's output is appended to, over all starts.
+// LogPath is the file that the server's output is appended to, over all starts,
+// with a line of the rig for each start, stop, kill and pause.
 func (s *service) LogPath() string { return s.log }
 
 // PID is the server's process id, or 0 while it does not run.
@@ -173,6 +186,7 @@ func (s *service) Stop(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
+	s.note("stop")
 	if err := p.stop(ctx); err != nil {
 		return fmt.Errorf("stop %s: %w", s.name, err)
 	}
@@ -188,6 +202,7 @@ func (s *service) Kill() error {
 	if p == nil || p.ended() {
 		return nil
 	}
+	s.note("kill")
 	if err := p.kill(); err != nil {
 		return fmt.Errorf("kill %s: %w", s.name, err)
 	}
@@ -203,6 +218,7 @@ func (s *service) Pause() error {
 	if p == nil || p.ended() {
 		return fmt.Errorf("pause %s: %w", s.name, errEnded)
 	}
+	s.note("pause")
 	if err := p.pause(); err != nil {
 		return fmt.Errorf("pause %s: %w", s.name, err)
 	}
@@ -217,6 +233,7 @@ func (s *service) Resume() error {
 	if p == nil || p.ended() {
 		return fmt.Errorf("resume %s: %w", s.name, errEnded)
 	}
+	s.note("resume")
 	if err := p.resume(); err != nil {
 		return fmt.Errorf("resume %s: %w", s.name, err)
 	}
