@@ -77,14 +77,19 @@ func StartClickHouse(ctx context.Context, o ClickHouseOptions) (*ClickHouse, err
 	if err := c.prepare(o, lib, launcher); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
+	c.listens = []int{c.port, c.httpPort}
 	if err := c.start(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
 }
 
-// InstallClickHouse brings the engine into the cache without running it.
+// InstallClickHouse brings the engine, and what it needs to run, onto this
+// machine without running it.
 func InstallClickHouse(ctx context.Context, progress io.Writer) error {
+	if _, err := installLauncher(ctx, progress); err != nil {
+		return err
+	}
 	_, err := installClickHouse(ctx, progress)
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,28 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
+func TestStart_PortInUseIsNamed(t *testing.T) {
+	Need(t, NeedClickHouse)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	port := ln.Addr().(*net.TCPAddr).Port
+	_, err = StartClickHouse(t.Context(), ClickHouseOptions{Port: port})
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("port %d is in use", port)) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestStart_AServerThatEndsSaysItsLastWords(t *testing.T) {
+	Need(t, NeedKafka)
+	_, err := StartKafka(t.Context(), KafkaOptions{Properties: map[string]string{"log.cleaner.threads": "100000000000"}})
+	if err == nil || !strings.Contains(err.Error(), "log.cleaner.threads") {
+		t.Fatalf("got %v", err)
+	}
+}
+
 // One broker serves the stories of a pause, a further listener and a cut.
 func TestKafka_LivesThroughPausesAndCuts(t *testing.T) {
 	port, err := FreePort()
@@ -31,7 +54,12 @@ func TestKafka_LivesThroughPausesAndCuts(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer far.Close()
-	k := RunKafka(t, KafkaOptions{Listeners: []Listener{{Name: "FAR", Port: port, Advertise: far.Address()}}})
+	links := NewLinks()
+	defer links.Close()
+	k := RunKafka(t, KafkaOptions{
+		Listeners: []Listener{{Name: "FAR", Port: port, Advertise: far.Address()}},
+		Links:     links, Place: "us-east", From: []string{"eu-west", "witness"},
+	})
 
 	// later produces in the background and answers when all is acknowledged.
 	later := func(t *testing.T, c *kgo.Client, topic string, from, to int) <-chan error {
@@ -86,22 +114,30 @@ func TestKafka_LivesThroughPausesAndCuts(t *testing.T) {
 	})
 
 	t.Run("a cut delays and loses nothing that is acknowledged", func(t *testing.T) {
-		links := NewLinks()
-		defer links.Close()
-		links.Place("us-east", k.Address())
 		local := kafkaClient(t, k, kgo.Dialer(links.Dial("us-east")))
 		remote := kafkaClient(t, k, kgo.Dialer(links.Dial("eu-west")), kgo.RetryTimeout(30*time.Second))
+		plain := kafkaClient(t, k, kgo.SeedBrokers(k.BootstrapFrom("eu-west"))) // knows no links
+		witness := kafkaClient(t, k, kgo.SeedBrokers(k.BootstrapFrom("witness")))
 		createTopic(t, local, "cut")
+		createTopic(t, plain, "plain")
 		produce(t, remote, "cut", 0, 100)
 		links.CutBoth("us-east", "eu-west")
 		done := later(t, remote, "cut", 100, 200)
+		donePlain := later(t, plain, "plain", 0, 100)
 		stillOpen(t, done)
+		stillOpen(t, donePlain)
+		if err := witness.Ping(t.Context()); err != nil {
+			t.Fatalf("the witness is cut off too: %v", err)
+		}
 		links.HealBoth("us-east", "eu-west")
-		if err := <-done; err != nil {
-			t.Fatal(err)
+		for _, d := range []<-chan error{done, donePlain} {
+			if err := <-d; err != nil {
+				t.Fatal(err)
+			}
 		}
 		produce(t, local, "cut", 200, 201)
 		consume(t, k, "cut", 201)
+		consume(t, k, "plain", 100)
 	})
 }
 

@@ -103,7 +103,7 @@ func lockFile(ctx context.Context, progress io.Writer, path string) (unlock func
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
 		if !told {
-			say(progress, "another process installs %s, waiting for it", strings.TrimSuffix(filepath.Base(path), ".lock"))
+			say(progress, "waiting for another installation of %s", strings.TrimSuffix(filepath.Base(path), ".lock"))
 			told = true
 		}
 		select {

@@ -90,7 +90,7 @@ func TestInstall_WaitingForAnotherEndsWithTheContext(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
-	if !strings.Contains(told.String(), "another process installs x-1") {
+	if !strings.Contains(told.String(), "waiting for another installation of x-1") {
 		t.Fatalf("said %q", told.String())
 	}
 }

@@ -36,6 +36,13 @@ type KafkaOptions struct {
 	Advertise string
 	// Listeners are further listeners, each with its own advertised address.
 	Listeners []Listener
+	// Links, Place and From put the broker into a place and let clients of the
+	// places in From reach it through the links only: each gets a listener
+	// that advertises its own proxy. BootstrapFrom tells the addresses. A
+	// client that can be given a dialer needs none of this: see Links.Dial.
+	Links *Links
+	Place string
+	From  []string
 	// Properties are added to server.properties and win over ours.
 	Properties map[string]string
 	// JVM options come after ours and win: "-Xmx1g", "-XX:TieredStopAtLevel=4".
@@ -59,6 +66,7 @@ type Kafka struct {
 	clusterID  string
 	port       int
 	advertised string
+	from       map[string]string // place to bootstrap address
 }
 
 // StartKafka installs the version if needed, formats the folder if it is new,
@@ -87,9 +95,13 @@ func StartKafka(ctx context.Context, o KafkaOptions) (*Kafka, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Kafka{service: s, version: pin.version}
+	k := &Kafka{service: s, version: pin.version, from: map[string]string{}}
 	if err := k.prepare(ctx, o, pin, java, libs, launcher); err != nil {
 		return nil, errors.Join(err, k.Close())
+	}
+	k.listens = append(k.listens, k.port)
+	for _, l := range o.Listeners {
+		k.listens = append(k.listens, l.Port)
 	}
 	if err := k.start(ctx); err != nil {
 		return nil, errors.Join(err, k.Close())
@@ -97,8 +109,8 @@ func StartKafka(ctx context.Context, o KafkaOptions) (*Kafka, error) {
 	return k, nil
 }
 
-// InstallKafka brings one version, and the Java that it needs, onto this
-// machine without running it.
+// InstallKafka brings one version, and what it needs to run, onto this machine
+// without running it.
 func InstallKafka(ctx context.Context, version string, progress io.Writer) error {
 	pin, err := findKafka(version)
 	if err != nil {
@@ -106,6 +118,9 @@ func InstallKafka(ctx context.Context, version string, progress io.Writer) error
 	}
 	if _, err := need(ctx, progress, "java"); err != nil {
 		return fmt.Errorf("run Kafka: %w", err)
+	}
+	if _, err := installLauncher(ctx, progress); err != nil {
+		return err
 	}
 	_, err = installKafka(ctx, progress, pin)
 	return err
@@ -130,6 +145,13 @@ func (k *Kafka) prepare(ctx context.Context, o KafkaOptions, pin kafkaPin, java,
 	k.advertised = o.Advertise
 	if k.advertised == "" {
 		k.advertised = loopback(k.port)
+	}
+	if o.Links != nil {
+		linked, err := k.link(o.Links, o.Place, o.From)
+		if err != nil {
+			return err
+		}
+		o.Listeners = slices.Concat(o.Listeners, linked)
 	}
 	properties := filepath.Join(k.dir, "server.properties")
 	if err := os.WriteFile(properties, k.properties(o, controller), 0o644); err != nil {
@@ -158,6 +180,26 @@ func (k *Kafka) prepare(ctx context.Context, o KafkaOptions, pin kafkaPin, java,
 	}
 	k.ready = k.serves
 	return nil
+}
+
+// link makes a listener for each place that reaches us through the links.
+func (k *Kafka) link(links *Links, place string, from []string) ([]Listener, error) {
+	k.from[place] = k.advertised
+	links.Place(place, k.Address())
+	var all []Listener
+	for i, far := range from {
+		port, err := k.service.port(0)
+		if err != nil {
+			return nil, err
+		}
+		proxy, err := links.Proxy(far, place, loopback(port))
+		if err != nil {
+			return nil, err
+		}
+		k.from[far] = proxy.Address()
+		all = append(all, Listener{Name: fmt.Sprintf("LINK_%d", i), Port: port, Advertise: proxy.Address()})
+	}
+	return all, nil
 }
 
 // properties writes server.properties. Everything that a cluster keeps in
@@ -296,6 +338,11 @@ func (k *Kafka) Address() string { return loopback(k.port) }
 
 // Bootstrap is the host:port that clients are told to use.
 func (k *Kafka) Bootstrap() string { return k.advertised }
+
+// BootstrapFrom is the host:port for clients in a place: the broker's own for
+// its own place, the proxy of the link for one of KafkaOptions.From, and empty
+// for any other.
+func (k *Kafka) BootstrapFrom(place string) string { return k.from[place] }
 
 // ClusterID is the id that the folder was formatted with.
 func (k *Kafka) ClusterID() string { return k.clusterID }

@@ -52,8 +52,6 @@ func Need(t T, kinds ...Kind) {
 		}
 		judge(t, err)
 	}
-	_, err := installLauncher(ctx, os.Stderr)
-	judge(t, err)
 }
 
 func judge(t T, err error) {

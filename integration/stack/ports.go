@@ -36,16 +36,22 @@ func FreePort() (int, error) {
 		if err != nil {
 			continue // somebody else's
 		}
-		probe, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
+		if portIsFree(port) != nil {
 			_ = lock.Close()
 			continue
 		}
-		_ = probe.Close()
 		reserved.lock[port] = lock
 		return port, nil
 	}
 	return 0, errors.New("find a free loopback port: 200 tries between 12000 and 32000 were all taken; is another rig running away?")
+}
+
+func portIsFree(port int) error {
+	probe, err := net.Listen("tcp", loopback(port))
+	if err != nil {
+		return fmt.Errorf("port %d is in use: %w; choose another, or 0 for a free one (ss -ltnp shows who has it)", port, err)
+	}
+	return probe.Close()
 }
 
 // ReleasePort gives a port of FreePort back. Unknown ports are ignored.

@@ -26,6 +26,7 @@ type service struct {
 	log      string
 	progress io.Writer
 	command  command                     // how to run the server
+	listens  []int                       // ports that must be free before it starts
 	ready    func(context.Context) error // one try
 
 	turn    sync.Mutex // one change of life at a time
@@ -91,6 +92,12 @@ func (s *service) start(ctx context.Context) error {
 	}
 	if proc != nil && !proc.ended() {
 		return nil
+	}
+	// Without this look, a stranger on our port could pass for our server.
+	for _, port := range s.listens {
+		if err := portIsFree(port); err != nil {
+			return fmt.Errorf("start %s: %w", s.name, err)
+		}
 	}
 	begun := time.Now()
 	s.note("start")
