@@ -123,13 +123,8 @@ func (c *StartLink) apply(d *draft) error {
 			}
 		} else if c.Link == c.After && after.Phase == LinkRunning {
 			// The plan was turned back before the mirror had confirmed that it
-			// stopped: a new epoch, from where this one began.
-		} else if c.Step.Undo > 0 && c.After == c.Link && l.Phase == LinkRunning {
-			// The step that should have ended it failed before it did. It goes
-			// on, in a new epoch: a late word of that step then ends nothing.
-			l.Epoch, l.Turn = l.Epoch+1, d.turn()
-			d.Links[c.Link] = l
-			return nil
+			// stopped: a new epoch, from where this one began. A late word that
+			// it did stop then ends nothing.
 		} else {
 			if after.Phase != LinkEnded {
 				return conflict("link %s is %s, not ended", c.After, after.Phase)

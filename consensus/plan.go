@@ -126,8 +126,8 @@ const (
 type StepRecord struct {
 	State    StepState `json:"state"`
 	Attempts int       `json:"attempts,omitempty"` // since the start or the last retry
-	// Number is that of the last attempt, and UndoNumber of the last undo
-	// attempt. They only rise, so that no two attempts share one.
+	// Number is that of the step's last attempt, and UndoNumber that of the
+	// current undo step. They only rise, so no two attempts of a task share one.
 	Number     int             `json:"number,omitempty"`
 	UndoNumber int             `json:"undo_number,omitempty"`
 	Error      string          `json:"error,omitempty"`
@@ -154,6 +154,9 @@ type StepRef struct {
 type CreatePlan struct {
 	ID   PlanID `json:"id"`
 	Plan Plan   `json:"plan"`
+	// Supersedes names a live plan that this one replaces, in one entry: there
+	// is no instant at which neither decides, and a refusal gives nothing up.
+	Supersedes PlanID `json:"supersedes,omitempty"`
 }
 
 // StartStep hands the current step to its region as a task.
@@ -332,7 +335,7 @@ func (d *draft) decide(ref StepRef, kind string, effect func(Plan) error) error 
 func (p Plan) finished(ref StepRef, at time.Time, evidence json.RawMessage) Plan {
 	return p.record(ref.Step, func(r *StepRecord) {
 		if ref.Undo > 0 {
-			r.Undone, r.UndoState, r.UndoFailed, r.UndoTries = ref.Undo, StepPending, "", 0
+			r.Undone, r.UndoState, r.UndoFailed, r.UndoTries, r.UndoNumber = ref.Undo, StepPending, "", 0, 0
 			return
 		}
 		if r.Started.IsZero() {
@@ -357,6 +360,11 @@ func (c *CreatePlan) apply(d *draft) error {
 	}
 	if _, taken := d.Plans[c.ID]; taken {
 		return stale("plan %s exists", c.ID)
+	}
+	if c.Supersedes != "" {
+		if err := (&SupersedePlan{Plan: c.Supersedes, Why: "replaced by plan " + string(c.ID)}).apply(d); err != nil {
+			return err
+		}
 	}
 	if d.Settings.Observe {
 		return conflict("mode is observe: holdfast drives nothing; set mode: active and apply the configuration")

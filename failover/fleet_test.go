@@ -46,9 +46,8 @@ type region struct {
 	node topology.Node
 	up   bool
 	life int
-	// late are commands that this region sent and the log has not applied
-	// yet: they arrive when the network says so, perhaps after a restart.
-	late []consensus.Body
+	// begun are the attempts that this life works on or has worked on.
+	begun map[string]bool
 }
 
 // fault makes the next tasks of a kind fail.
@@ -217,7 +216,7 @@ func neverTwo(before, after consensus.State, c consensus.Body) error {
 // boot begins a new life of a region's daemon.
 func (f *fleet) boot(name topology.Region) {
 	r := f.regions[name]
-	r.up, r.life = true, r.life+1
+	r.up, r.life, r.begun = true, r.life+1, map[string]bool{}
 	f.must(f.propose(string(name), &consensus.OpenSession{Node: r.node, Session: r.session(), Boot: "boot-1"}))
 }
 
@@ -269,14 +268,9 @@ func (f *fleet) expire(at topology.Region) error {
 	return errors.Join(errs...)
 }
 
-// run starts a candidate as the leader does: what it replaces goes first.
+// run starts a candidate as the leader does.
 func (f *fleet) run(id consensus.PlanID, c Candidate, by string) error {
-	if c.Supersedes != "" {
-		if err := f.propose(by, &consensus.SupersedePlan{Plan: c.Supersedes, Why: "replaced by " + string(id)}); err != nil {
-			return err
-		}
-	}
-	return f.propose(by, &consensus.CreatePlan{ID: id, Plan: c.Plan})
+	return f.propose(by, &consensus.CreatePlan{ID: id, Plan: c.Plan, Supersedes: c.Supersedes})
 }
 
 // lead is one round of a leader that sees the state as it is.
@@ -292,11 +286,16 @@ func (f *fleet) lead() bool {
 	return moved
 }
 
-// claim takes a task for the region's present life.
+// claim takes a task for the region's present life, each attempt once.
 func (f *fleet) claim(id consensus.TaskID) bool {
 	t := f.state.Tasks[id]
 	r := f.regions[t.Region]
-	return r.up && f.propose(string(t.Region), &consensus.ClaimTask{Task: id, Attempt: t.Attempt, Node: r.node, Session: r.session()}) == nil
+	key := fmt.Sprintf("%s#%d", id, t.Attempt)
+	if !r.up || r.begun[key] {
+		return false
+	}
+	r.begun[key] = true
+	return f.propose(string(t.Region), &consensus.ClaimTask{Task: id, Attempt: t.Attempt, Node: r.node, Session: r.session()}) == nil
 }
 
 // do brings the effect of a task about, as its runner would: each first looks

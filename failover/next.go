@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/consensus"
+	"github.com/holdfast-dr/holdfast/internal/topology"
 )
 
 // forwardTries bounds how often a step is tried by itself once there is no
@@ -115,6 +116,9 @@ func decision(ref consensus.StepRef, step consensus.Step, p consensus.Plan, s co
 		}
 		return one(&consensus.GrantRoles{Step: ref, To: to, Roles: at(1)})
 	case consensus.StepOpen:
+		if len(vacant(p, s)) > 0 {
+			return nil // its region takes it again when it is back: `failover status` says so
+		}
 		return one(&consensus.OpenRoles{Step: ref, Roles: at(0)})
 	case consensus.StepVoid:
 		return one(&consensus.VoidRoles{Step: ref, Roles: at(0), Reason: p.Reason})
@@ -142,16 +146,35 @@ func Stuck(id consensus.PlanID, s consensus.State) string {
 		return ""
 	}
 	if p.Phase == consensus.PlanAborting {
-		if i, u, left := p.CurrentUndo(); left && p.Journal[i].UndoState == consensus.StepFailed && p.Journal[i].UndoTries >= forwardTries {
-			step, _ := p.At(consensus.StepRef{Plan: id, Step: i, Undo: u})
+		i, u, left := p.CurrentUndo()
+		step, _ := p.At(consensus.StepRef{Plan: id, Step: i, Undo: u})
+		if lapsed := vacant(p, s); left && step.Kind == consensus.StepOpen && len(lapsed) > 0 {
+			return fmt.Sprintf("undo of step %d, %s: the lease of %s ran out there; it goes on when the daemon of %s is back", i+1, step.Title, join(lapsed), p.From)
+		}
+		if left && p.Journal[i].UndoState == consensus.StepFailed && p.Journal[i].UndoTries >= forwardTries {
 			return fmt.Sprintf("undo of step %d, %s, failed %d times: %s", i+1, step.Title, forwardTries, p.Journal[i].UndoFailed)
 		}
 		return ""
 	}
-	if i, left := p.Current(); left && p.Journal[i].State == consensus.StepFailed && p.Journal[i].Attempts >= forwardTries {
+	i, left := p.Current()
+	if lapsed := vacant(p, s); left && p.Steps[i].Kind == consensus.StepOpen && len(lapsed) > 0 {
+		return fmt.Sprintf("step %d, %s: the lease of %s ran out there; it goes on when the daemon of %s is back", i+1, p.Steps[i].Title, join(lapsed), p.To)
+	}
+	if left && p.Journal[i].State == consensus.StepFailed && p.Journal[i].Attempts >= forwardTries {
 		return fmt.Sprintf("step %d, %s, failed %d times: %s", i+1, p.Steps[i].Title, forwardTries, p.Journal[i].Error)
 	}
 	return ""
+}
+
+// vacant lists the roles of p that nobody holds.
+func vacant(p consensus.Plan, s consensus.State) []topology.Role {
+	var out []topology.Role
+	for _, name := range p.Roles {
+		if s.Roles[name].Phase == consensus.Vacant {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
