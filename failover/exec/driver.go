@@ -115,6 +115,9 @@ func (r runner) Do(ctx context.Context, t agent.Task, f agent.Fence) (agent.Evid
 		if i < len(rec.Hooks) {
 			continue
 		}
+		if err := f.Confirm(ctx); err != nil { // nothing at the other end refuses a hook that comes too late
+			return nil, fmt.Errorf("confirm the claim before hook %s: %w", h.Argv[0], err)
+		}
 		name := fmt.Sprintf("%s-%d", step, t.Attempt)
 		if len(hooks) > 1 {
 			name += fmt.Sprintf("-%d", i+1)

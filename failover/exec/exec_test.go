@@ -56,7 +56,7 @@ func task(kind, spec string) agent.Task {
 }
 
 func fence() agent.Fence {
-	return agent.Fence{Epochs: map[topology.Role]consensus.Epoch{"ingestion": 7, "query": 8}, Generation: 3, Check: func() error { return nil }}
+	return agent.Fence{Epochs: map[topology.Role]consensus.Epoch{"ingestion": 7, "query": 8}, Generation: 3, Check: func() error { return nil }, Confirm: func(context.Context) error { return nil }}
 }
 
 // hook writes a script and returns the spec that runs it.
@@ -189,12 +189,18 @@ func TestHook_EndsWithItsTask(t *testing.T) {
 
 func TestHook_NothingRunsOnceTheClaimIsLost(t *testing.T) {
 	d := newDriver(t, t.TempDir())
-	f := fence()
-	f.Check = func() error { return agent.ErrLost }
-	mark := filepath.Join(t.TempDir(), "ran")
-	_, err := runner{d, KindStop}.Do(t.Context(), task(KindStop, hook(t, "touch "+mark)), f)
-	if _, ran := os.Stat(mark); !errors.Is(err, agent.ErrLost) || ran == nil {
-		t.Errorf("error %v, ran %v", err, ran == nil)
+	here, log := fence(), fence()
+	here.Check = func() error { return agent.ErrLost }
+	log.Confirm = func(context.Context) error { return agent.ErrLost }
+	for _, f := range []agent.Fence{here, log} {
+		mark := filepath.Join(t.TempDir(), "ran")
+		_, err := runner{d, KindStop}.Do(t.Context(), task(KindStop, hook(t, "touch "+mark)), f)
+		if _, ran := os.Stat(mark); !errors.Is(err, agent.ErrLost) || ran == nil {
+			t.Errorf("error %v, ran %v", err, ran == nil)
+		}
+		if pids, _ := filepath.Glob(filepath.Join(d.cfg.Dir, "*.pid")); len(pids) != 0 {
+			t.Errorf("pid files are left: %v", pids)
+		}
 	}
 }
 

@@ -111,7 +111,7 @@ func (d *Driver) supervise(ctx context.Context, h Hook, t agent.Task, f agent.Fe
 	if why != nil {
 		err = why
 		if left == nil {
-			<-end // within pipeWait: nothing of it lives
+			<-end //nolint:errcheck // it was ended; within pipeWait, since nothing of it lives
 		}
 	}
 	if left != nil { // the pid file stays: nothing else of the role may run

@@ -86,10 +86,10 @@ func (d *Driver) loadDone(step string, t agent.Task) (done, error) {
 		return want, fmt.Errorf("read which hooks succeeded: %w", err)
 	}
 	var got done
-	if json.Unmarshal(b, &got) != nil || got.Boot != want.Boot || got.Kind != want.Kind || got.Spec != want.Spec {
-		return want, nil // torn, or about something else: hooks are idempotent
+	if json.Unmarshal(b, &got) == nil && got.Boot == want.Boot && got.Kind == want.Kind && got.Spec == want.Spec {
+		return got, nil
 	}
-	return got, nil
+	return want, nil // torn, or about something else: hooks are idempotent
 }
 
 func (d *Driver) write(path string, v any) error {

@@ -155,7 +155,7 @@ func (w *work) look(ctx context.Context) {
 			j.claimed()
 		}
 		w.jobs[t.Ref.Plan] = j
-		go func() {
+		go func() { //nolint:contextcheck // the job has its own, made from ctx
 			defer func() { w.over <- j }() // never blocks: as many places as jobs
 			j.run()
 		}()

@@ -71,9 +71,10 @@ func (f *forker) prepare(cfg Config, a Start) *child {
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	env := slices.DeleteFunc(slices.Clone(cfg.Env), func(v string) bool { return strings.HasPrefix(v, markName+"=") })
-	cmd.Env = append(env, "HOLDFAST_ROLE="+string(cfg.Role), "HOLDFAST_REGION="+string(cfg.Region),
+	env = append(env, "HOLDFAST_ROLE="+string(cfg.Role), "HOLDFAST_REGION="+string(cfg.Region),
 		"HOLDFAST_EPOCH="+strconv.FormatUint(uint64(a.Epoch), 10),
 		"HOLDFAST_GENERATION="+strconv.FormatUint(uint64(a.Generation), 10), mark)
+	cmd.Env = env
 	return &child{cmd: cmd, family: process.Family{Mark: mark}, log: cfg.Log}
 }
 

@@ -116,8 +116,8 @@ func (k *keeper) tell(o order) error {
 	var err error
 	for range 2 {
 		if k.dead() {
-			if err = k.start(); err != nil {
-				return err
+			if failed := k.start(); failed != nil {
+				return failed
 			}
 		}
 		if err = k.write(o); err == nil {

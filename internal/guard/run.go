@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -144,11 +145,11 @@ func (r *run) step(ev Event) (code int, done bool) {
 		case Kill:
 			r.signal(unix.SIGKILL)
 		case Exit:
-			r.tellKeeper(now)
+			_ = r.tellKeeper(now) // it has logged
 			return a.Code, true
 		}
 	}
-	r.tellKeeper(now)
+	_ = r.tellKeeper(now)
 	return 0, false
 }
 
@@ -213,8 +214,9 @@ func (r *run) publish(now clock.Instant) Status {
 
 // narrate logs why nothing runs, once per reason.
 func (r *run) narrate(now clock.Instant) {
-	if why := r.state.Why(now); why != r.said {
-		r.said = why
+	why := r.state.Why(now)
+	if reason, _, _ := strings.Cut(why, ":"); reason != r.said { // what follows may hold times
+		r.said = reason
 		if why != "" {
 			r.cfg.Log.Info("the command may not run", "why", why)
 		}

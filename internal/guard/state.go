@@ -29,20 +29,21 @@ type Event interface{ event() }
 
 // The events.
 type (
-	// Tick: time has passed.
+	// Tick says that time has passed.
 	Tick struct{}
-	// Heard: the daemon answered a question that was asked at Asked.
+	// Heard is an answer of the daemon to a question that was asked at Asked.
 	Heard struct {
 		Word  Word
 		Asked clock.Instant
 	}
-	// Started: the command runs.
+	// Started says that the command runs.
 	Started struct{ PID int }
-	// NotStarted: the command could not be started; Code is the shell's, 126 or 127.
+	// NotStarted says that the command could not be started; Code is the
+	// shell's, 126 or 127.
 	NotStarted struct{ Code int }
-	// Ended: nothing of the command is left.
+	// Ended says that nothing of the command is left.
 	Ended struct{ Code int }
-	// Stop: the guard was told to end.
+	// Stop says that the guard was told to end.
 	Stop struct{}
 )
 
@@ -67,7 +68,7 @@ type (
 	Term struct{ Why string }
 	// Kill ends it; it may come again until Ended.
 	Kill struct{ Why string }
-	// Exit: the guard is done. Nothing runs.
+	// Exit ends the guard. Nothing runs.
 	Exit struct{ Code int }
 )
 
@@ -148,9 +149,9 @@ func (s State) hear(now clock.Instant, h Heard) State {
 	case w.BootID != s.rules.BootID:
 		s.unfit = "the daemon runs on another boot or another machine"
 	case w.Now.Before(h.Asked.Add(-clockSlack)) || w.Now.After(now.Add(clockSlack)):
-		s.unfit = fmt.Sprintf("the daemon's clock reads %s, ours read %s before and %s after: is one of us in another time namespace?", w.Now, h.Asked, now)
+		s.unfit = fmt.Sprintf("the daemon's clock is not ours: it read %s, ours %s before and %s after (is one of us in another time namespace?)", w.Now, h.Asked, now)
 	case s.heard && (w.Generation < s.word.Generation || w.Generation == s.word.Generation && w.Epoch < s.word.Epoch):
-		s.unfit = fmt.Sprintf("the daemon speaks of epoch %d, which is over", w.Epoch)
+		s.unfit = fmt.Sprintf("the daemon speaks of a grant that is over: epoch %d", w.Epoch)
 	default:
 		s.heard, s.word, s.unfit = true, w, ""
 		if w.Margin > 0 {
@@ -193,17 +194,15 @@ func (s State) decide(now clock.Instant) (State, []Action) {
 		s.child, s.epoch, s.gen, s.pid, s.since = starting, s.word.Epoch, s.word.Generation, 0, now
 		return s, []Action{Start{s.epoch, s.gen}}
 	case s.child == running && !may:
-		s.child, s.why = ending, why
-		s.killAt = now.Add(s.grace())
-		if last := s.until.Add(s.margin / 2); !s.held && last.Before(s.killAt) {
-			s.killAt = last
-		}
-		if now.Before(s.killAt) {
+		s.child, s.why, s.killAt = ending, why, now.Add(s.grace())
+		if s = s.tighten(); now.Before(s.killAt) {
 			return s, []Action{Term{why}}
 		}
 		return s, []Action{Kill{why}}
-	case s.child == ending && !now.Before(s.killAt):
-		return s, []Action{Kill{s.why}}
+	case s.child == ending:
+		if s = s.tighten(); !now.Before(s.killAt) {
+			return s, []Action{Kill{s.why}}
+		}
 	}
 	return s, nil
 }
@@ -226,6 +225,14 @@ func (s State) over(now clock.Instant, alone bool, code int) (State, []Action) {
 		s.failures = 0
 	}
 	return s.decide(now)
+}
+
+// tighten keeps the KILL within what the last word that allowed leaves.
+func (s State) tighten() State {
+	if !s.held {
+		s.killAt = min(s.killAt, s.until.Add(s.margin/2))
+	}
+	return s
 }
 
 func (s State) grace() time.Duration {
