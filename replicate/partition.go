@@ -406,5 +406,9 @@ func (m *Partition) measure(at time.Time) {
 	}
 }
 
+// Idle says that a running partition has nothing to append: the target's end
+// should be End, and stay there.
+func (m Partition) Idle() bool { return m.State == Running && !m.appending && len(m.queue) == 0 }
+
 // Queued returns the bytes that are fetched and not yet appended.
 func (m Partition) Queued() int { return m.queued }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
@@ -217,6 +218,10 @@ func (r *rig) identical(topic string, partitions int32) (batches int) {
 		batches += len(x)
 	}
 	return batches
+}
+
+func alter(key, value string) []kadm.AlterConfig {
+	return []kadm.AlterConfig{{Op: kadm.SetConfig, Name: key, Value: &value}}
 }
 
 func frozen(m *running, p topology.Partition) *replicate.Freeze {

@@ -317,20 +317,31 @@ func (l *loop) serve(p *part) {
 	p.turn = l.turn
 }
 
-// dispatchSeen reads source ends for partitions that do not fetch, so that
-// their distance stays true.
+// dispatchSeen asks, every TopicsEvery, what the rest of the loop does not see:
+// the source's ends of partitions that do not fetch, so that their distance
+// stays true, and the target's ends of idle ones, so that a foreign record is
+// noticed before the next append runs into it.
 func (l *loop) dispatchSeen(now time.Time) {
-	groups := map[int32][]spot{}
-	for _, p := range l.parts {
-		if p.m.State != replicate.Frozen || now.Sub(p.seenAsked) < l.conf.TopicsEvery {
+	sources, targets := map[int32][]spot{}, map[int32][]spot{}
+	ends := map[topology.Partition]int64{}
+	for id, p := range l.parts {
+		if now.Sub(p.seenAsked) < l.conf.TopicsEvery {
 			continue
 		}
-		if node, at, err := home(l.source, p, "source"); err == nil {
-			p.seenAsked = now
-			groups[node] = append(groups[node], at)
+		if p.m.State == replicate.Frozen {
+			if node, at, err := home(l.source, p, "source"); err == nil {
+				p.seenAsked = now
+				sources[node] = append(sources[node], at)
+			}
+		} else if p.m.Idle() {
+			if node, at, err := home(l.target, p, "target"); err == nil {
+				p.seenAsked = now
+				targets[node] = append(targets[node], at)
+				ends[id] = p.m.End
+			}
 		}
 	}
-	for node, spots := range groups {
+	for node, spots := range sources {
 		l.work.Go(func() {
 			ctx, cancel := context.WithTimeout(l.reads, lookTimeout)
 			defer cancel()
@@ -339,6 +350,21 @@ func (l *loop) dispatchSeen(now time.Time) {
 				for _, s := range spots {
 					if start[s.Partition].err == nil && end[s.Partition].err == nil {
 						l.apply(l.parts[s.Partition], replicate.SourceSeen{At: time.Now(), Start: start[s.Partition].offset, End: end[s.Partition].offset})
+					}
+				}
+			}
+		})
+	}
+	for node, spots := range targets {
+		l.work.Go(func() {
+			ctx, cancel := context.WithTimeout(l.reads, lookTimeout)
+			defer cancel()
+			high := offsetAt(ctx, l.conf.Target, node, spots, -1)
+			l.events <- func() {
+				for _, s := range spots {
+					p, a := l.parts[s.Partition], high[s.Partition]
+					if a.err == nil && p.m.Idle() && p.m.End == ends[s.Partition] && a.offset > p.m.End {
+						l.apply(p, replicate.TargetMoved{}) // a look will say whose it is
 					}
 				}
 			}

@@ -1,0 +1,298 @@
+package replicate
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/topology"
+)
+
+var (
+	testID     = topology.Partition{Topic: "t", Partition: 4}
+	testLimits = Limits{BufferBytes: 1 << 20, RetryMin: time.Second, RetryMax: 8 * time.Second, RequestGrace: time.Minute, Doubts: 3}
+)
+
+// machine drives one partition by hand and remembers what it asked for last.
+type machine struct {
+	t      *testing.T
+	m      Partition
+	look   *Look
+	fetch  *Fetch
+	append *Append
+}
+
+func newMachine(t *testing.T, start int64) *machine {
+	x := &machine{t: t}
+	var acts []Action
+	x.m, acts = NewPartition(testID, testRun(start), testLimits)
+	x.take(acts)
+	return x
+}
+
+func (x *machine) take(acts []Action) {
+	for _, a := range acts {
+		switch a := a.(type) {
+		case Look:
+			x.look, x.fetch = &a, nil
+		case Fetch:
+			x.fetch = &a
+		case Append:
+			if x.append != nil {
+				x.t.Fatal("two appends at the same time")
+			}
+			x.append = &a
+		}
+	}
+}
+
+func (x *machine) next(ev Event) *machine {
+	var acts []Action
+	x.m, acts = x.m.Next(ev)
+	x.take(acts)
+	return x
+}
+
+// looked answers the outstanding look.
+func (x *machine) looked(l Looked) *machine {
+	x.t.Helper()
+	if x.look == nil {
+		x.t.Fatal("no look is asked for")
+	}
+	l.Gen, x.look = x.look.Gen, nil
+	return x.next(l)
+}
+
+func (x *machine) fetched(end int64, batches ...Batch) *machine {
+	x.t.Helper()
+	if x.fetch == nil {
+		x.t.Fatal("no fetch is asked for")
+	}
+	gen := x.fetch.Gen
+	x.fetch = nil
+	return x.next(Fetched{Gen: gen, Batches: batches, End: end, LastStable: end})
+}
+
+func (x *machine) accepted() *machine {
+	x.t.Helper()
+	if x.append == nil {
+		x.t.Fatal("no append is asked for")
+	}
+	base := x.append.Batch.Base
+	return x.answered(Appended{Base: base})
+}
+
+func (x *machine) answered(a Appended) *machine {
+	x.append = nil
+	return x.next(a)
+}
+
+func (x *machine) frozen(want string) {
+	x.t.Helper()
+	if x.m.State != Frozen {
+		x.t.Fatalf("state is %s, want frozen as %s", x.m.State, want)
+	}
+	if got := fmt.Sprintf("%s [%d,%d)", x.m.Freeze.Reason, x.m.Freeze.From, x.m.Freeze.To); got != want {
+		x.t.Fatalf("frozen as %s, want %s", got, want)
+	}
+	if next := x.m.Freeze.NextStep(testID); !strings.Contains(next, "t") || !strings.Contains(next, "holdfast") && !strings.Contains(next, "exclude") {
+		x.t.Fatalf("next step %q", next)
+	}
+}
+
+func fresh(end int64) Looked { return Looked{SourceEnd: end, SourceEpoch: -1} }
+
+// resumed is what a look sees when our run wrote the target up to end.
+func resumed(start, end, sourceEnd int64) Looked {
+	h := stored(testRun(start), end-1, 1)
+	return Looked{SourceEnd: sourceEnd, TargetEnd: end, Last: &h, Compared: Same, SourceEpoch: 1, RunKnown: true}
+}
+
+func TestPartition_FreezesWithTheExactRange(t *testing.T) {
+	case_ := func(want string, drive func(*machine)) {
+		t.Helper()
+		t.Run(strings.ReplaceAll(want, " ", "_"), func(t *testing.T) {
+			x := newMachine(t, 0)
+			drive(x)
+			x.frozen(want)
+		})
+	}
+	transactional, control := plain(3, 2), plain(3, 1)
+	transactional.Attributes |= attrTransactional
+	control.Attributes |= attrControl
+	compacted := plain(3, 4)
+	compacted.Count = 2
+
+	case_("hole [3,5)", func(x *machine) { x.looked(fresh(9)).fetched(9, plain(0, 3), plain(5, 1)).accepted() })
+	case_("hole [3,7)", func(x *machine) { x.looked(fresh(9)).fetched(9, plain(0, 3), compacted).accepted() })
+	case_("transactional [3,5)", func(x *machine) { x.looked(fresh(9)).fetched(9, plain(0, 3), transactional).accepted() })
+	case_("transactional [3,4)", func(x *machine) { x.looked(fresh(9)).fetched(9, plain(0, 3), control).accepted() })
+	case_("prefix [0,40)", func(x *machine) { x.looked(Looked{SourceStart: 40, SourceEnd: 50}) })
+	case_("lost [7,40)", func(x *machine) {
+		l := resumed(0, 7, 50)
+		l.SourceStart = 40
+		x.looked(l)
+	})
+	case_("lost [0,6)", func(x *machine) {
+		x.looked(fresh(9))
+		x.next(Fetched{Gen: x.fetch.Gen, LogStart: 6, End: 9})
+	})
+	case_("diverged [7,8)", func(x *machine) {
+		l := resumed(0, 8, 50)
+		l.Compared = Different
+		x.looked(l)
+	})
+	case_("diverged [5,8)", func(x *machine) {
+		x.looked(Looked{SourceEnd: 50, TargetEnd: 8, Last: &Header{Base: 6, LastDelta: 1, Count: 2, ProducerID: 1}, ForeignFrom: 5, Compared: Same})
+	})
+	case_("straddle [7,9)", func(x *machine) { x.looked(resumed(0, 7, 50)).fetched(50, plain(6, 3)) })
+	case_("misplaced [4,7)", func(x *machine) {
+		x.looked(fresh(9)).fetched(9, plain(0, 3)).answered(Appended{Base: 4})
+	})
+	case_("recreated [0,3)", func(x *machine) {
+		x.looked(fresh(9)).fetched(9, plain(0, 3)).accepted().next(TopicRecreated{"source"})
+	})
+	case_("source-short [2,3)", func(x *machine) {
+		x.looked(fresh(9)).fetched(9, plain(0, 3)).accepted()
+		x.next(FetchFailed{Gen: x.fetch.Gen, Kind: FetchDiverged, At: 2})
+	})
+	case_("source-short [6,8)", func(x *machine) { // seen three times, as an election may show less for a moment
+		x.looked(resumed(0, 8, 6)).looked(resumed(0, 8, 6)).looked(resumed(0, 8, 6))
+	})
+	case_("target-short [2,3)", func(x *machine) {
+		x.looked(fresh(9)).fetched(9, plain(0, 3)).accepted().next(TargetMoved{})
+		for range testLimits.Doubts {
+			x.looked(resumed(0, 2, 9))
+		}
+	})
+	case_("refused [0,3)", func(x *machine) {
+		for range testLimits.Doubts + 1 {
+			x.looked(fresh(9)).fetched(9, plain(0, 3)).answered(Appended{Answer: AppendRejected, Why: "too large"})
+		}
+	})
+}
+
+func TestPartition_FrozenIsStickyUntilAPersonSaysSo(t *testing.T) {
+	x := newMachine(t, 0)
+	x.looked(Looked{SourceStart: 40, SourceEnd: 50})
+	for _, ev := range []Event{Looked{}, LookFailed{}, Fetched{Batches: []Batch{plain(0, 1)}}, FetchFailed{}, TargetMoved{}, TopicRecreated{}, SourceSeen{End: 60}} {
+		x.next(ev)
+		x.frozen("prefix [0,40)")
+	}
+	if x.m.SourceEnd != 60 {
+		t.Error("a frozen partition still tells how far the source is")
+	}
+	x.next(Retry{})
+	if x.m.State != Resuming || x.look == nil {
+		t.Fatal("a retry looks at both ends again")
+	}
+	x.looked(Looked{SourceStart: 40, SourceEnd: 60}).frozen("prefix [0,40)")
+}
+
+func TestPartition_NeverLooksWhileAnAppendIsUnanswered(t *testing.T) {
+	x := newMachine(t, 0)
+	x.looked(fresh(9)).fetched(9, plain(0, 3))
+	x.next(TargetMoved{})
+	if x.look != nil {
+		t.Fatal("looked while an append was under way: what it saw could change behind its back")
+	}
+	x.accepted()
+	if x.look == nil || x.append != nil {
+		t.Fatal("a moved target is looked at before the next append")
+	}
+}
+
+func TestPartition_LostAnswerIsReadFromTheLog(t *testing.T) {
+	x := newMachine(t, 0)
+	x.looked(fresh(9)).fetched(9, plain(0, 3), plain(3, 3)).answered(Appended{Answer: AppendUnknown, Why: "no answer"})
+	if x.look == nil || x.append != nil || x.m.Trouble == "" {
+		t.Fatal("want a look and nothing else")
+	}
+	x.looked(resumed(0, 3, 9)) // it was carried out
+	if x.fetch == nil || x.fetch.Offset != 3 {
+		t.Fatalf("goes on at %+v, want 3", x.fetch)
+	}
+}
+
+func TestPartition_WaitsForLostRequestsWhenTheBrokerForgotUs(t *testing.T) {
+	x := newMachine(t, 0)
+	l := resumed(0, 7, 50)
+	l.RunKnown = false
+	x.looked(l)
+	if x.look == nil || x.look.After != testLimits.RequestGrace {
+		t.Fatalf("want a look after %s, got %+v", testLimits.RequestGrace, x.look)
+	}
+	if x.looked(l); x.m.State != Running {
+		t.Fatal("after the wait it goes on")
+	}
+}
+
+func TestPartition_NewEpochGoesOnBehindTheOldOnesRecords(t *testing.T) {
+	x := newMachine(t, 0)
+	old := testRun(0)
+	old.Link.Epoch--
+	h := stored(old, 6, 1)
+	l := Looked{SourceEnd: 9, TargetEnd: 7, Last: &h, Compared: Same, SourceEpoch: 1}
+	x.looked(l).looked(l).fetched(9, plain(7, 2))
+	if x.append == nil || x.append.Stamp != (Run{x.m.Link.Link, x.m.Link.Topic, 4, 7}).Stamp(7) {
+		t.Fatalf("stamp %+v, want a new run from 7", x.append)
+	}
+	x.accepted()
+}
+
+func TestPartition_BacksOffWithABound(t *testing.T) {
+	x := newMachine(t, 0)
+	var waits []time.Duration
+	for range 6 {
+		gen := x.look.Gen
+		x.next(LookFailed{Gen: gen, Why: "down"})
+		waits = append(waits, x.look.After)
+	}
+	if got := fmt.Sprint(waits); got != "[1s 2s 4s 8s 8s 8s]" {
+		t.Error(got)
+	}
+}
+
+func TestPartition_SkipsWhatItHasAlready(t *testing.T) {
+	x := newMachine(t, 0)
+	x.looked(resumed(0, 7, 50)).fetched(50, plain(5, 2), plain(7, 3))
+	if x.append == nil || x.append.Batch.Base != 7 {
+		t.Fatalf("appends %+v, want the batch at 7", x.append)
+	}
+}
+
+func TestPartition_AnswersOfAbandonedRequestsAreIgnored(t *testing.T) {
+	x := newMachine(t, 0)
+	x.looked(fresh(9))
+	old := *x.fetch
+	x.next(TargetMoved{})
+	x.next(Fetched{Gen: old.Gen, Batches: []Batch{plain(0, 3)}, End: 9})
+	if x.append != nil || x.m.State != Resuming {
+		t.Fatal("an old fetch's batches were taken")
+	}
+}
+
+func TestStatus_DistanceIsNeverInvented(t *testing.T) {
+	now := time.UnixMilli(1_000_000)
+	x := newMachine(t, 0)
+	if s := x.m.Status(now); s.RecordsBehind != -1 || s.SecondsBehind != -1 || s.TargetEnd != -1 {
+		t.Errorf("before the first look: %+v", s)
+	}
+	l := resumed(0, 7, 7)
+	l.At = now
+	x.looked(l)
+	if s := x.m.Status(now); s.RecordsBehind != 0 || s.SecondsBehind != 0 {
+		t.Errorf("caught up: %+v", s)
+	}
+	if s := x.m.Status(now.Add(time.Minute)); s.SecondsBehind != 60 {
+		t.Errorf("a source that was not seen for a minute: %v s behind", s.SecondsBehind)
+	}
+	b := plain(7, 4)
+	b.FirstTimestamp = now.Add(-30 * time.Second).UnixMilli()
+	gen := x.fetch.Gen
+	x.next(Fetched{Gen: gen, At: now, Batches: []Batch{b}, End: 11})
+	if s := x.m.Status(now); s.RecordsBehind != 4 || s.SecondsBehind != 30 {
+		t.Errorf("a record of 30 s ago waits: %+v", s)
+	}
+}
