@@ -151,7 +151,7 @@ func (n *Node) ask(ctx context.Context, p topology.Node, must bool) error {
 		}
 		return fmt.Errorf("%s does not answer yet", p)
 	case err != nil:
-		return nil
+		return nil //nolint:nilerr // by hand, who does not answer does not count
 	case theirs.State:
 		return fmt.Errorf("%s holds the state of a cluster that was started before: %s must join that one (its leader adds it, or `holdfast members add`)", p, n.self)
 	case theirs.Cluster != ours.Cluster:

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fast are timings for one machine.
 func fast() Timings {
-	return Timings{Heartbeat: 150 * time.Millisecond, Election: 150 * time.Millisecond, LeaderLease: 100 * time.Millisecond, Commit: 10 * time.Millisecond, Transport: 2 * time.Second}
+	return Timings{Heartbeat: 200 * time.Millisecond, Election: 200 * time.Millisecond, LeaderLease: 200 * time.Millisecond, Commit: 10 * time.Millisecond, Transport: 2 * time.Second}
 }
 
 // patience bounds each wait of these tests; under the race detector on a busy
@@ -34,7 +34,7 @@ const patience = 20 * time.Second
 // fleet is some nodes in this process, over real TLS on loopback, with links
 // between them that a test can cut.
 type fleet struct {
-	t     *testing.T
+	t     testing.TB
 	root  string
 	certs string
 	names []topology.Node
@@ -45,7 +45,7 @@ type fleet struct {
 	tune  func(topology.Node, *Config)
 }
 
-func newFleet(t *testing.T, names ...topology.Node) *fleet {
+func newFleet(t testing.TB, names ...topology.Node) *fleet {
 	t.Helper()
 	f := &fleet{
 		t: t, root: t.TempDir(), names: names, peers: map[topology.Node]string{}, nodes: map[topology.Node]*Node{},
@@ -208,16 +208,24 @@ func slot(job string, n int) consensus.Command {
 	return consensus.Command{By: "test", At: time.Unix(1, 0), Body: &consensus.TakeSlot{Job: job, Slot: time.Unix(int64(n), 0).UTC()}}
 }
 
-// mustPropose proposes until it is known to have been applied.
+// mustPropose proposes until it is known to have been applied. On a busy
+// machine a leader can be deposed in between.
 func (f *fleet) mustPropose(n *Node, c consensus.Command) consensus.Index {
 	f.t.Helper()
 	var at consensus.Index
+	unknown := false
 	f.eventually("proposal through "+string(n.self), func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 		defer cancel()
 		i, err := n.Propose(ctx, c)
-		if errors.Is(err, consensus.ErrNoLeader) {
+		switch {
+		case errors.Is(err, consensus.ErrNoLeader):
 			return err
+		case errors.Is(err, consensus.ErrUnknownOutcome):
+			unknown = true
+			return err
+		case unknown && consensus.Refused(err, consensus.CodeStale):
+			err = nil // the one whose answer was lost took effect
 		}
 		if err != nil {
 			f.t.Fatalf("propose through %s: %v", n.self, err)

@@ -44,7 +44,7 @@ func (s *stream) dial(ctx context.Context, to topology.Node) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	// A stop must not wait for a peer that does not answer.
-	stop := context.AfterFunc(s.ctx, cancel)
+	stop := context.AfterFunc(s.ctx, cancel) //nolint:contextcheck // the stream has a life of its own, and both end the dial
 	defer stop()
 	raw, err := s.p.c.Dial(ctx, "tcp", addr)
 	if err != nil {

@@ -302,6 +302,7 @@ func TestNode_FullDiskHaltsAndDoesNotCrash(t *testing.T) {
 	f.open(leader.self)
 	f.settled(f.mustPropose(f.leader(), slot("three", 1)))
 	follower := f.followers()[0]
+	_, term := f.leader().Leader()
 	full.Store(&follower.self)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -311,6 +312,12 @@ func TestNode_FullDiskHaltsAndDoesNotCrash(t *testing.T) {
 	waitDone(t, follower)
 	if err := follower.Err(); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "(term)") {
 		t.Errorf("the candidate: %v", err)
+	}
+	// It must not have asked for votes in a term that it would forget.
+	delete(f.nodes, follower.self)
+	f.stop(follower)
+	if _, now := f.leader().Leader(); now != term {
+		t.Errorf("the others are in term %d, they were in %d", now, term)
 	}
 }
 

@@ -74,8 +74,8 @@ func (n *Node) watchLeadership() {
 
 // Waits of Lead between two tries of one reign.
 const (
-	leadRetryMin = 200 * time.Millisecond
-	leadRetryMax = 15 * time.Second
+	leadRetryFirst = 200 * time.Millisecond
+	leadRetryLast  = 15 * time.Second
 )
 
 // Lead calls work in each reign of this node, after a barrier, so that State
@@ -112,8 +112,8 @@ func (n *Node) Lead(ctx context.Context, work func(ctx context.Context) error) e
 func (n *Node) reignOnce(ctx context.Context, r *reign, work func(ctx context.Context) error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(r.ctx, cancel)()
-	for delay := leadRetryMin; ctx.Err() == nil; delay = min(2*delay, leadRetryMax) {
+	defer context.AfterFunc(r.ctx, cancel)() //nolint:contextcheck // the reign has a life of its own, and both end the work
+	for delay := leadRetryFirst; ctx.Err() == nil; delay = min(2*delay, leadRetryLast) {
 		err := n.barrier(ctx)
 		if err == nil {
 			if err = work(ctx); err == nil {

@@ -148,7 +148,7 @@ func (n *Node) serveMembers(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "read the change of members: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	reply(w, answerOf(n.applyChange(ctx, c)))
+	reply(w, answerOf(n.applyChange(ctx, c))) //nolint:contextcheck // ctx is derived from the request by forwarded
 }
 
 // applyChange changes the membership on the leader.

@@ -212,7 +212,7 @@ func (n *Node) Stop(ctx context.Context) error {
 		n.finish()
 	}
 	<-n.done
-	return n.port.Close()
+	return n.port.Close() //nolint:contextcheck // it has a bound of its own, so that a cancelled stop is still a whole one
 }
 
 // handOver gives leadership to whom raft thinks best.

@@ -99,7 +99,7 @@ func Listen(c PortConfig) (*Port, error) {
 	l := c.Listener
 	if l == nil {
 		var err error
-		if l, err = net.Listen("tcp", c.Listen); err != nil {
+		if l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", c.Listen); err != nil {
 			return nil, fmt.Errorf("listen for peers on %s: %w (is another daemon running here? is the address one of this machine's?)", c.Listen, err)
 		}
 	}

@@ -201,6 +201,9 @@ func (n *Node) forward(ctx context.Context, to topology.Node, path string, body 
 	res, err := client.Do(req)
 	if err != nil {
 		err = fmt.Errorf("forward to %s: %w", to, err)
+		// If the path went dead, the kept connections went with it, and each
+		// would cost its user one more lost answer.
+		n.port.client.CloseIdleConnections()
 		if !sent.Load() {
 			return 0, &notProposed{why: "cannot reach the leader", cause: err}
 		}
@@ -241,7 +244,7 @@ func (n *Node) servePropose(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "read the proposal: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	index, err := n.takeForwarded(ctx, entry)
+	index, err := n.takeForwarded(ctx, entry) //nolint:contextcheck // ctx is derived from the request by forwarded
 	reply(w, answerOf(index, err))
 }
 

@@ -387,3 +387,34 @@ func TestMembers_AddAndRemoveThroughAnyNode(t *testing.T) {
 	}
 	f.settled(f.mustPropose(leader, slot("three again", 1)))
 }
+
+func TestLead_WorkSeesAllThatEarlierLeadersCommitted(t *testing.T) {
+	f := newFleet(t, "solo")
+	f.open("solo")
+	var at consensus.Index
+	for i := range 200 {
+		at = f.mustPropose(f.leader(), slot("x", i+1))
+	}
+	f.stop(f.nodes["solo"])
+	f.open("solo") // its log is applied only when it leads
+	seen := make(chan consensus.Index, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- f.nodes["solo"].Lead(ctx, func(context.Context) error {
+			_, now := f.nodes["solo"].StateAt()
+			seen <- now
+			return nil
+		})
+	}()
+	select {
+	case now := <-seen:
+		if now < at {
+			t.Errorf("leader work began at index %d, %d was committed", now, at)
+		}
+	case <-time.After(patience):
+		t.Error("no work")
+	}
+	cancel()
+	<-ended
+}
