@@ -35,7 +35,7 @@
 //	shape.go       how one direction of one connection is delayed and throttled
 //	links.go       proxies grouped by (from, to); a dialer that goes through them
 //	need.go        the rule for tests: skip on a desk, fail in CI
-//	up/            the program behind "make stack"
+//	cmd/           the program behind "make stack"
 //
 // ClickHouse here is ClickHouse's own engine built as a library, served over
 // its own native and HTTP ports; it has no system.query_log, no users made by

@@ -245,7 +245,7 @@ func startUp(t *testing.T) running {
 	t.Helper()
 	dir := t.TempDir()
 	program := filepath.Join(dir, "up")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./up")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./cmd")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}

@@ -1,4 +1,4 @@
-// Command up is the program behind "make stack": it runs the services of two
+// Command cmd is the program behind "make stack": it runs the services of two
 // regions, Kafka and ClickHouse each, in the foreground, and writes where they
 // are to build/stack/endpoints.yaml, so that anyone can point clients at them.
 //
