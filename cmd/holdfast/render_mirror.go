@@ -1,0 +1,186 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/consensus"
+	"github.com/holdfast-dr/holdfast/internal/httpapi"
+	"github.com/holdfast-dr/holdfast/replicate"
+)
+
+// renderMirror is every direction with what does not move, and with all its
+// partitions when asked.
+func renderMirror(r httpapi.MirrorReport, every bool) string {
+	var p page
+	if len(r.Links) == 0 {
+		p.line("Nothing is mirrored.")
+	}
+	for i, l := range r.Links {
+		if i > 0 {
+			p.line("")
+		}
+		p.link(l, r.At, every)
+	}
+	if all := mirrorFindings(r); len(all) > 0 {
+		p.line("")
+		p.findings(all)
+	}
+	return p.String()
+}
+
+func (p *page) link(l httpapi.MirrorLink, now time.Time, every bool) {
+	running := l.Report != nil && l.Report.Running
+	head := fmt.Sprintf("%s   %s, epoch %d", linkName(l.ID), linkState(l.Phase, running, l.HeardMs, l.Paused), l.Epoch)
+	if !l.Proven.IsZero() {
+		head += ", compared " + when(l.Proven, now)
+	}
+	if !l.Paused.IsZero() {
+		head += ", paused until " + when(l.Paused, now)
+	}
+	if l.HeardMs > factsOld.Milliseconds() {
+		head += ", as of " + millis(l.HeardMs) + " ago"
+	}
+	p.line("%s", head)
+	if l.Report == nil || l.Phase == consensus.LinkEnded {
+		return
+	}
+	t := l.Report.Totals
+	p.line("  behind      %s, about %s, %s", records(t.RecordsBehind), size(t.BytesBehindEstimate), seconds(t.SecondsBehindMax))
+	state := []string{count(int64(t.Running)) + " running"}
+	for _, s := range []struct {
+		n    int
+		word string
+	}{{t.Resuming, "resuming"}, {t.Frozen, "FROZEN"}, {t.Unknown, "not known yet"}} {
+		if s.n > 0 {
+			state = append(state, count(int64(s.n))+" "+s.word)
+		}
+	}
+	p.line("  partitions  %s: %s", count(int64(t.Partitions)), strings.Join(state, ", "))
+	p.line("  mirrored    %s, %s since the daemon started", records(t.Records), size(t.Bytes))
+	p.line("  groups      offsets cover %d of %d", l.Coverage.Covered, l.Coverage.Groups)
+	p.partitionTable(l.Report.Partitions, every)
+}
+
+func (p *page) partitionTable(all []replicate.PartitionStatus, every bool) {
+	rows := [][]string{{"  PARTITION", "STATE", "SOURCE END", "TARGET END", "BEHIND"}}
+	for _, s := range all {
+		if !every && s.State == replicate.Running && s.Trouble == "" {
+			continue
+		}
+		state := strings.ToLower(fmt.Sprint(s.State))
+		if s.Unproven {
+			state += ", not compared"
+		}
+		rows = append(rows, []string{"  " + s.Partition.String(), state, offset(s.SourceEnd), offset(s.TargetEnd), distance(s.RecordsBehind, s.SecondsBehind)})
+	}
+	if len(rows) > 1 {
+		p.line("")
+		p.table(rows)
+	}
+}
+
+func offset(n int64) string {
+	if n < 0 {
+		return "unknown"
+	}
+	return fmt.Sprint(n)
+}
+
+// mirrorFindings are what does not move, what is being retried, and what the
+// mirror itself reports.
+func mirrorFindings(r httpapi.MirrorReport) []httpapi.Finding {
+	var out []httpapi.Finding
+	for _, l := range r.Links {
+		name := linkName(l.ID)
+		if l.Report == nil {
+			if l.Phase != consensus.LinkEnded {
+				out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: name, What: "its daemon does not report: " + l.Why, Next: "holdfast members list"})
+			}
+			out = append(out, agreedFrozen(l, nil)...)
+			continue
+		}
+		if l.Phase == consensus.LinkRunning && !l.Report.Running && l.Paused.IsZero() {
+			out = append(out, httpapi.Finding{Severity: httpapi.Critical, About: name, What: "the mirror does not run; " + orDash(l.Why), Next: "holdfast check"})
+		}
+		var shown []string
+		for _, s := range l.Report.Partitions {
+			switch {
+			case s.Frozen != nil:
+				shown = append(shown, s.Partition.String())
+				out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: name, What: s.Partition.String() + " is frozen: " + s.Frozen.String(), Next: s.Next})
+			case s.Trouble != "":
+				out = append(out, httpapi.Finding{Severity: httpapi.Note, About: name, What: s.Partition.String() + " is being retried: " + s.Trouble})
+			}
+		}
+		out = append(out, agreedFrozen(l, shown)...)
+		for _, f := range l.Report.Findings {
+			out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: name, What: f.About + ": " + f.Text, Next: f.Next})
+		}
+		for _, why := range l.Coverage.Missing {
+			out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: name, What: why, Next: "holdfast groups check"})
+		}
+	}
+	return out
+}
+
+func agreedFrozen(l httpapi.MirrorLink, shown []string) []httpapi.Finding {
+	var out []httpapi.Finding
+	for _, f := range l.Frozen {
+		if !slices.Contains(shown, f.Partition.String()) {
+			out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: linkName(l.ID), What: frozenText(f), Next: f.Next})
+		}
+	}
+	return out
+}
+
+// renderGroups says which groups could start.
+func renderGroups(r httpapi.GroupsReport) string {
+	var p page
+	if len(r.Groups) == 0 {
+		p.line("No consumer group is copied.")
+		return p.String()
+	}
+	rows := [][]string{{"GROUP", "REGION", "OFFSETS", "COULD START"}}
+	var all []httpapi.Finding
+	ok := 0
+	for _, g := range r.Groups {
+		could, cover := "yes", fmt.Sprintf("%d of %s", g.Covered, some(g.Partitions, "partition"))
+		switch {
+		case g.Local:
+			could, cover = "yes, local", "its own"
+		case !g.OK:
+			could = "NO (see below)"
+		}
+		if g.OK {
+			ok++
+		}
+		rows = append(rows, []string{g.Group, string(g.Region), cover, could})
+		if !g.OK {
+			all = append(all, groupFindings(g)...)
+		}
+	}
+	p.line("%d of %s could start.", ok, some(len(r.Groups), "group"))
+	p.line("")
+	p.table(rows)
+	if len(all) > 0 {
+		p.line("")
+		p.findings(all)
+	}
+	return p.String()
+}
+
+func groupFindings(g httpapi.GroupRow) []httpapi.Finding {
+	why := g.Why
+	if len(why) == 0 {
+		why = []string{"its offsets are missing, wrong or out of range"}
+	}
+	out := make([]httpapi.Finding, len(why))
+	for i, w := range why {
+		out[i] = httpapi.Finding{Severity: httpapi.Warning, About: g.Group + " in " + string(g.Region), What: w}
+	}
+	out[len(out)-1].Next = g.Next
+	return out
+}
