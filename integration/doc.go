@@ -1,0 +1,6 @@
+// Package integration holds the tests that need real services: real brokers,
+// real databases, SIGKILL in the middle. They are built with the tag
+// integration and stand on the rig in integration/stack.
+//
+//	mirror_test.go  the Kafka mirror between two real clusters
+package integration
