@@ -433,7 +433,7 @@ func TestAgent_StateThatLagsIsHarmless(t *testing.T) {
 	})
 }
 
-func TestAgent_ASecondLifeOfAnAttemptRuns(t *testing.T) { // RetryTask starts to count anew
+func TestAgent_ASecondLifeOfAnAttemptRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t)
 		runs := 0
@@ -452,6 +452,39 @@ func TestAgent_ASecondLifeOfAnAttemptRuns(t *testing.T) { // RetryTask starts to
 		}
 		settle(5 * time.Second)
 		if r := c.step("p"); r.State != consensus.StepDone || runs != 3 {
+			t.Errorf("journal %+v after %d runs", r, runs)
+		}
+		_ = stop()
+	})
+}
+
+func TestAgent_ASecondLifeThatLooksLikeTheFirstRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		runs := 0
+		stop := start(t, c, runner{kind: "k", do: func(context.Context, Task, Fence) (Evidence, error) {
+			if runs++; runs > 1 {
+				return nil, nil
+			}
+			c.mu.Lock()
+			now := c.state
+			c.lag = &now // what follows is applied here all at once
+			c.mu.Unlock()
+			return nil, errors.New("not yet")
+		}})
+		c.plan("p", "k")
+		settle(100 * time.Millisecond)
+		c.must(&consensus.RetryTask{Step: consensus.StepRef{Plan: "p"}})
+		c.must(&consensus.StartStep{Step: consensus.StepRef{Plan: "p"}})
+		c.mu.Lock()
+		next := c.state.Tasks["p/01"]
+		next.Attempt = 1 // as the first
+		c.state.Tasks = map[consensus.TaskID]consensus.Task{"p/01": next}
+		c.lag = nil
+		c.tell()
+		c.mu.Unlock()
+		settle(5 * time.Second)
+		if r := c.step("p"); r.State != consensus.StepDone || runs != 2 {
 			t.Errorf("journal %+v after %d runs", r, runs)
 		}
 		_ = stop()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-dr/holdfast/consensus"
 	"github.com/holdfast-dr/holdfast/internal/clock"
@@ -321,6 +323,34 @@ func TestRun_ADeadKeeperIsReplaced(t *testing.T) {
 	eventually(t, "another keeper", 2*time.Second, func() bool { k := findKeeper(os.Getpid()); return k != 0 && k != old })
 	if !alive(pid) {
 		t.Error("the command ended with the keeper")
+	}
+}
+
+// The kernel ends the command when the thread that forked it ends, so no other
+// work may be done on that thread: it might end with it.
+func TestForker_HasAThreadOfItsOwn(t *testing.T) {
+	f := newForker()
+	defer f.close()
+	thread := func() int {
+		tid := make(chan int, 1)
+		f.work <- func() { tid <- unix.Gettid() }
+		return <-tid
+	}
+	first := thread()
+	for range 50 {
+		var others sync.WaitGroup
+		for range 20 {
+			others.Go(func() {
+				if unix.Gettid() == first {
+					t.Error("another goroutine runs on the thread")
+				}
+				runtime.Gosched()
+			})
+		}
+		if now := thread(); now != first {
+			t.Errorf("the thread changed from %d to %d", first, now)
+		}
+		others.Wait()
 	}
 }
 

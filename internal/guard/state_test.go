@@ -98,7 +98,9 @@ func TestState_Stories(t *testing.T) {
 		"deadline while starting":    {(&story{s: NewState(rules)}).at(0, yes).at(10, Tick{}).at(13, Started{42}).at(13, Ended{137}), "0:start1 13:kill"},
 		"a chosen grace":             {begin(Rules{BootID: "boot", TermGrace: time.Second}).at(3, no).at(4, Tick{}), "0:start1 3:term 4:kill"},
 		"a grace beyond half margin": {begin(Rules{BootID: "boot", TermGrace: time.Hour}).at(3, no).at(5, Tick{}), "0:start1 3:term 5:kill"},
-		"back within the grace":      {begin(rules).at(3, no).at(3.1, yes).at(4, Ended{143}), "0:start1 3:term 4:start1"},
+		"a shorter word tightens": {(&story{s: NewState(rules)}).at(0, held).at(0.1, Started{42}).at(3, no).at(3.1, with(func(w *Word) { w.Deadline = 2 * sec })).at(4, Tick{}).at(5, Tick{}),
+			"0:start1 3:term 4:kill 5:kill"},
+		"back within the grace": {begin(rules).at(3, no).at(3.1, yes).at(4, Ended{143}), "0:start1 3:term 4:start1"},
 	} {
 		if got := strings.Join(tc.got.line, " "); got != tc.want {
 			t.Errorf("%s:\n\tgot  %s\n\twant %s", name, got, tc.want)
