@@ -33,7 +33,7 @@ func DemoTiming() Timing {
 // TestTiming is as fast as the lease's inequalities allow on a busy machine.
 func TestTiming() Timing {
 	return Timing{
-		TTL: 5 * time.Second, Renew: 300 * time.Millisecond, AttemptTimeout: 500 * time.Millisecond, Margin: 1500 * time.Millisecond,
+		TTL: 5 * time.Second, Renew: 500 * time.Millisecond, AttemptTimeout: 500 * time.Millisecond, Margin: 1500 * time.Millisecond,
 		Heartbeat: 300 * time.Millisecond, Election: 300 * time.Millisecond, LeaderLease: 200 * time.Millisecond,
 		Probe: 300 * time.Millisecond, ProbeTimeout: 2 * time.Second,
 		LBInterval: 100 * time.Millisecond, LBFall: 2, LBTimeout: 200 * time.Millisecond, LBDrain: 200 * time.Millisecond, GroupInterval: 500 * time.Millisecond,
@@ -101,10 +101,12 @@ func (f *Fleet) file() ([]byte, error) {
 		r := f.options.Roles[name]
 		role := yaml.MapSlice{
 			{Key: "initial", Value: r.Initial}, {Key: "auto", Value: r.Auto},
-			{Key: "accept_loss", Value: map[string]string{"kafka": ms(r.AcceptLoss)}},
 			{Key: "probe", Value: map[string]any{"kafka": true, "clickhouse": "SELECT 1"}},
 			{Key: "lb", Value: map[string]any{"interval": ms(t.LBInterval), "fall": t.LBFall, "timeout": ms(t.LBTimeout), "drain": ms(t.LBDrain)}},
 			{Key: "fence_within", Value: ms(r.FenceWithin)},
+		}
+		if r.AcceptLoss > 0 {
+			role = append(role, yaml.MapItem{Key: "accept_loss", Value: map[string]string{"kafka": ms(r.AcceptLoss)}})
 		}
 		if r.Hold {
 			role = append(role, yaml.MapItem{Key: "on_quorum_loss", Value: "hold"})

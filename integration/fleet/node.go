@@ -64,9 +64,7 @@ func (n *Node) Start(ctx context.Context, env ...string) error {
 	cmd := exec.Command(n.fleet.options.Binary, "serve", "--config", n.fleet.Config, "--node", n.Name)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(append(os.Environ(), n.fleet.options.Env...), append(env, "HOLDFAST_TEST_CLICKHOUSE="+n.password())...)
-	// The daemon ends with us, whatever happens to us: see hold.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := hold(func() error { return cmd.Start() }); err != nil {
+	if err := StartTied(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", n.Name, err)
 	}
 	n.cmd, n.done, n.err = cmd, make(chan struct{}), nil
@@ -86,20 +84,6 @@ func (n *Node) Start(ctx context.Context, env ...string) error {
 		return err
 	})
 }
-
-// hold runs start on a thread that lives as long as this process: the kernel
-// ends a child with Pdeathsig when the thread that started it ends.
-func hold(start func() error) error {
-	threadOnce.Do(func() { go thread() })
-	result := make(chan error)
-	starts <- func() { result <- start() }
-	return <-result
-}
-
-var (
-	threadOnce sync.Once
-	starts     = make(chan func())
-)
 
 func (n *Node) password() string {
 	for _, r := range n.fleet.Regions {
