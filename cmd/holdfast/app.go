@@ -28,6 +28,7 @@ const (
 
 // app is what verbs share.
 type app struct {
+	stdin    io.Reader // as given, for a process
 	in       *bufio.Reader
 	out, err io.Writer
 	asks     bool // a person can be asked: stdin and stderr are terminals
@@ -43,7 +44,7 @@ type app struct {
 
 func newApp(in io.Reader, out, errOut io.Writer) *app {
 	return &app{
-		in: bufio.NewReader(in), out: out, err: errOut, now: time.Now,
+		stdin: in, in: bufio.NewReader(in), out: out, err: errOut, now: time.Now,
 		asks: isTerminal(in) && isTerminal(errOut), live: isTerminal(errOut),
 	}
 }

@@ -34,6 +34,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a gate, 4 no leader, 5 finis
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(int(code))
@@ -67,7 +68,7 @@ Start with: holdfast status`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usagef(c, "%s", err) })
 	a.flags(root.PersistentFlags())
 	root.AddCommand(
-		statusVerb(a), checkVerb(a), mirrorVerb(a), failoverVerb(a), pauseVerb(a), resumeVerb(a),
+		serveVerb(a), guardVerb(a), keeperVerb(a), statusVerb(a), checkVerb(a), mirrorVerb(a), failoverVerb(a), pauseVerb(a), resumeVerb(a),
 		groupsVerb(a), membersVerb(a), auditVerb(a), configVerb(a), certsVerb(a), versionVerb(a),
 	)
 	return root

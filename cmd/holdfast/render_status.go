@@ -258,9 +258,6 @@ func statusFindings(s httpapi.Status) []httpapi.Finding {
 	if age := time.Duration(s.FactsAgeMs) * time.Millisecond; age > factsOld {
 		add(httpapi.Warning, "status", "what other nodes reported is "+span(age)+" old", "holdfast members list")
 	}
-	if s.Leader != "" && s.Reachable >= 0 && s.Reachable < s.Members {
-		add(httpapi.Warning, "cluster", fmt.Sprintf("%s of %d not reached", some(s.Members-s.Reachable, "member"), s.Members), "holdfast members list")
-	}
 	for _, c := range s.Stores {
 		if c.Known && !c.OK {
 			next := c.Next
@@ -292,9 +289,6 @@ func roleFindings(s httpapi.Status) []httpapi.Finding {
 	var out []httpapi.Finding
 	said := map[failover.Blocker]bool{}
 	for _, r := range s.Roles {
-		if r.Phase == consensus.Vacant {
-			out = append(out, httpapi.Finding{Severity: httpapi.Critical, About: string(r.Role), What: "nobody holds it", Next: "holdfast failover status; holdfast failover plan --to REGION --role " + string(r.Role)})
-		}
 		if r.Lease == httpapi.LeaseHeld && r.Holder != "" {
 			out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: string(r.Role), What: string(r.Holder) + " goes on past its lease, because on_quorum_loss is hold", Next: "holdfast members list"})
 		}
@@ -306,9 +300,6 @@ func roleFindings(s httpapi.Status) []httpapi.Finding {
 				said[b] = true
 				out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: string(r.Role), What: "a planned move is blocked: " + b.Gate + ": " + b.Why, Next: b.Fix})
 			}
-		}
-		if !r.Failover.IsZero() {
-			out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: string(r.Role), What: "failed over at " + when(r.Failover, s.At) + " and nobody has acknowledged it: automatic moves are blocked meanwhile", Next: "holdfast failover ack --role " + string(r.Role)})
 		}
 		if !r.Paused.IsZero() {
 			what := "automatic moves are paused until " + when(r.Paused, s.At)

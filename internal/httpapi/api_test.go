@@ -21,6 +21,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/consensus"
 	"github.com/holdfast-dr/holdfast/failover"
+	"github.com/holdfast-dr/holdfast/internal/clock"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 )
 
@@ -186,6 +187,9 @@ func TestClient_ReachesEveryOperation(t *testing.T) {
 	must(err)
 	w, err := c.Guard(ctx, GuardStatus{ID: "g1", Role: "ingestion"})
 	must(err)
+	if age := clock.System().Now().Sub(clock.Instant(w.Now)); age < 0 || age > 5*time.Second {
+		t.Errorf("the word is %s old", age)
+	}
 	if w.Deadline != 1<<60 {
 		t.Errorf("a deadline lost digits on the way: %d", w.Deadline)
 	}

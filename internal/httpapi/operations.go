@@ -8,6 +8,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/consensus"
 	"github.com/holdfast-dr/holdfast/failover"
+	"github.com/holdfast-dr/holdfast/internal/clock"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 )
 
@@ -82,7 +83,11 @@ func (s *server) operations() {
 			return s.b.Audit(ctx, in.N)
 		})
 	handle(s, operation{http.MethodPost, "/v1/guard", "guard", "A guarded process says how it is and asks whether it may run", "ask about the role", withinMemory},
-		func(ctx context.Context, in *takes[GuardStatus]) (GuardWord, error) { return s.b.Guard(ctx, in.Body) })
+		func(ctx context.Context, in *takes[GuardStatus]) (GuardWord, error) {
+			w, err := s.b.Guard(ctx, in.Body)
+			w.Now = int64(clock.System().Now())
+			return w, err
+		})
 
 	s.failoverOperations()
 	s.planOperations()

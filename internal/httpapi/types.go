@@ -49,9 +49,9 @@ type Status struct {
 	Stores     []StoreCell `json:"stores"`
 	Links      []LinkRow   `json:"links"`
 	Plans      []Plan      `json:"plans"` // live ones
-	// Findings are what the tables do not say by themselves: status prints
-	// stores that are not OK, frozen ranges, blocked moves and a missing
-	// leader from the fields above.
+	// Findings are what the fields above do not say by themselves. The
+	// command line makes its own findings of stores that are not OK, frozen
+	// ranges, blocked moves, holds, pauses, stuck plans and a missing leader.
 	Findings []Finding `json:"findings"`
 }
 
@@ -285,7 +285,12 @@ type GuardStatus struct {
 	Role    topology.Role   `json:"role" minLength:"1"`
 	Epoch   consensus.Epoch `json:"epoch"`   // for which the process runs; 0 when it does not
 	PID     int             `json:"pid"`     // of the process; 0 when it does not run
-	Running bool            `json:"running"` // the process exists
+	Running bool            `json:"running"` // the process exists, or something of it
+	// AllowedUntil is the deadline of the word that the guard goes by, as
+	// CLOCK_BOOTTIME in nanoseconds; 0 when that word says no, or is Held.
+	AllowedUntil int64 `json:"allowed_until_boottime_ns,omitempty"`
+	Held         bool  `json:"held,omitempty"`
+	Gone         bool  `json:"gone,omitempty"` // the guard ends for good
 }
 
 // GuardWord is the daemon's word to a guarded process. It may run before the
@@ -303,5 +308,8 @@ type GuardWord struct {
 	Deadline int64  `json:"deadline_boottime_ns"`
 	Boot     string `json:"boot_id"`
 	MarginNs int64  `json:"margin_ns"`
-	Why      string `json:"why,omitempty"` // one sentence, when not Active
+	// Now is what CLOCK_BOOTTIME of the daemon read as it answered; the API
+	// fills it in. A guard whose clock disagrees does not use the word.
+	Now int64  `json:"now_boottime_ns"`
+	Why string `json:"why,omitempty"` // one sentence, when not Active
 }
