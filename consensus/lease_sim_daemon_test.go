@@ -204,7 +204,7 @@ func (w *world) control(n *node, s State) {
 		body = w.drive(id, p, r)
 	case r.Phase == Closed && w.chance(0.1): // its plan was superseded: go on, or back
 		if body = w.planned(s, w.other(r.Holder)); w.chance(0.5) {
-			body = w.plan(s, Planned, w.named(r.Node), Step{Kind: StepOpen})
+			body = w.plan(s, Unplanned, w.named(r.Node), Step{Kind: StepOpen})
 		}
 	case r.Phase == Vacant && r.Epoch > 0 && w.chance(0.5):
 		to := w.other(r.Last.Holder)

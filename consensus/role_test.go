@@ -137,7 +137,7 @@ func TestVoid_NeedsAnAttestationAndEndsTheWayBack(t *testing.T) {
 func TestDrain_TakesAHeldRoleOnceOnly(t *testing.T) {
 	b := newStory(t)
 	drain := func(id PlanID) *DrainRoles {
-		b.do(&CreatePlan{ID: id, Plan: b.plan(Planned, east, west, onlyIngestion, step(StepDrain))})
+		b.do(&CreatePlan{ID: id, Plan: b.plan(Unplanned, east, west, onlyIngestion, step(StepDrain))})
 		return &DrainRoles{Step: StepRef{Plan: id}, Roles: b.at(ingestion)}
 	}
 	b.refused(CodeConflict, drain("never-held")).do(&AbortPlan{Plan: "never-held"}).do(&FinishPlan{Plan: "never-held"})

@@ -3,6 +3,7 @@ package consensus
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"time"
@@ -103,7 +104,24 @@ func DecodeState(b []byte) (State, error) {
 	if s.Version != StateVersion {
 		return State{}, fmt.Errorf("decode state: schema %d, this binary knows %d: %w", s.Version, StateVersion, ErrUnknownCommand)
 	}
+	if err := s.check(); err != nil {
+		return State{}, fmt.Errorf("decode state: %w (the snapshot is damaged: restore the raft directory, or remove it and join again)", err)
+	}
 	return s, nil
+}
+
+// check says whether s has the shape that Apply relies on.
+func (s State) check() error {
+	if s.Sessions == nil || s.Roles == nil || s.Links == nil ||
+		s.Plans == nil || s.Tasks == nil || s.Slots == nil || s.Pauses == nil {
+		return errors.New("a part of it is null")
+	}
+	for id, p := range s.Plans {
+		if len(p.Journal) != len(p.Steps) {
+			return fmt.Errorf("plan %s has %d steps and a journal of %d", id, len(p.Steps), len(p.Journal))
+		}
+	}
+	return nil
 }
 
 // Settings are what all members must agree on. They take effect through the
