@@ -23,8 +23,8 @@
 //   - A word with Held has no deadline: by the policy hold nobody takes the
 //     role from a region that cannot renew, so the command goes on until a
 //     word says otherwise, also while the daemon is silent. A guard that is
-//     itself stopped loses its command within the margin even then, since it
-//     could not obey.
+//     itself stopped loses its command after the margin even then (and 300 ms),
+//     since it could not obey.
 //   - A new epoch means a new process: the old one is ended first.
 //   - What the guard reports as not running is gone: the process group, and
 //     everything that carries HOLDFAST_GUARD in its environment.

@@ -21,6 +21,8 @@ import (
 const (
 	keeperTick   = 20 * time.Millisecond
 	keeperWrite  = 300 * time.Millisecond // a keeper that does not read for longer is replaced
+	lookTwice    = 1
+	heldTicks    = 15 // 300 ms
 	keeperExit   = 2 * time.Second
 	keeperOrders = 64
 )
@@ -30,6 +32,9 @@ const (
 type order struct {
 	Family process.Family `json:"family"`
 	KillAt clock.Instant  `json:"kill_at"` // 0: there is nothing to kill
+	// Held: the time is no deadline of a lease, only that of the next sign of
+	// life. After a suspend the guard is given a moment to wake up, too.
+	Held bool `json:"held,omitempty"`
 }
 
 // Keep is the whole keeper process: it reads orders from in until that ends,
@@ -70,7 +75,7 @@ func Keep(in io.Reader, clk clock.Clock) int {
 			// read: look twice.
 			if o.KillAt == 0 || clk.Now().Before(o.KillAt) {
 				late = 0
-			} else if late++; late > 1 {
+			} else if late++; late > lookTwice && !o.Held || late > heldTicks {
 				_, _ = o.Family.Signal(unix.SIGKILL) // again at the next tick, until the guard says that all is gone
 			}
 		}

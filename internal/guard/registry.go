@@ -80,7 +80,7 @@ func (r *Registry) Answer(now clock.Instant, s Status, w Word) error {
 	e.margin = cmp.Or(max(w.Margin, 0), e.margin)
 	switch {
 	case w.Allows():
-		e.held = w.Held
+		e.held = w.Held || s.Held // the answer may get lost: what it last reported holds until it reports otherwise
 		e.until = max(e.until, w.Deadline.Add(e.margin))
 	case !s.Running && s.AllowedUntil == 0 && !s.Held:
 		e.until, e.held = 0, false // it has heard no before, and will hear no now
@@ -117,6 +117,22 @@ func (r *Registry) Running(now clock.Instant, role topology.Role) ([]Status, err
 		return busy, fmt.Errorf("guards that a former life of this daemon answered may run for another %s", unsure.Sub(now).Round(time.Millisecond))
 	}
 	return busy, nil
+}
+
+// Holding returns the guards of a role that were told to hold and have not
+// reported since that they no longer do. A daemon does not bind itself to
+// demote while there are any.
+func (r *Registry) Holding(role topology.Role) []Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var held []Status
+	for _, e := range r.known {
+		if e.status.Role == role && e.held {
+			held = append(held, e.status)
+		}
+	}
+	slices.SortFunc(held, func(a, b Status) int { return cmp.Compare(a.ID, b.ID) })
+	return held
 }
 
 // List returns the last report of each guard, in the order of IDs.

@@ -181,7 +181,7 @@ func (r *run) signal(sig unix.Signal) {
 func (r *run) tellKeeper(now clock.Instant) error {
 	var o order
 	if at := r.state.KeeperAt(now); at != 0 && r.child != nil {
-		o = order{r.child.find(), at}
+		o = order{r.child.find(), at, r.state.held && r.state.child != ending}
 	}
 	if r.state.held && o.KillAt != 0 && o.Family == r.told.Family && now.Sub(r.toldAt) < keeperEvery && !r.keeper.dead() {
 		return nil

@@ -432,7 +432,7 @@ func TestRun_AStoppedGuardsCommandIsKilledWithinTheMargin(t *testing.T) {
 			daemon.say(t, Word{Phase: consensus.Vacant, Epoch: 1, Generation: 1}) // it cannot hear this
 			limit := w.Deadline.Add(w.Margin)
 			if w.Held {
-				limit = stopped.Add(w.Margin + 300*time.Millisecond)
+				limit = stopped.Add(w.Margin + 700*time.Millisecond)
 			} else {
 				for clock.System().Now().Before(w.Deadline.Add(-20 * time.Millisecond)) {
 					if !alive(pids[0]) {

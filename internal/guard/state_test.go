@@ -257,6 +257,64 @@ func TestRegistry_WaitsForWhatMayRun(t *testing.T) {
 	}
 }
 
+func TestRegistry_AGuardHoldsUntilItSaysOtherwise(t *testing.T) {
+	r := NewRegistry(0, 0, nil)
+	held, leased := word(0, 0), word(0, 10*sec)
+	held.Held = true
+	st := Status{ID: "g", Role: "query"}
+	_ = r.Answer(0, st, held)
+	if len(r.Holding("query")) != 1 || len(r.Holding("ingestion")) != 0 {
+		t.Error("told to hold, and not listed")
+	}
+	st.Held, st.Running = true, true
+	_ = r.Answer(sec, st, leased) // this answer may get lost
+	if len(r.Holding("query")) != 1 {
+		t.Error("not listed although it may not have heard")
+	}
+	st.Held, st.AllowedUntil = false, 10*sec
+	_ = r.Answer(2*sec, st, leased)
+	if len(r.Holding("query")) != 0 {
+		t.Error("listed after it said otherwise")
+	}
+}
+
+func TestWordOf_SaysWhatTheHolderMay(t *testing.T) {
+	timing := consensus.DefaultLeaseTiming
+	h := consensus.NewHolder("ingestion", "east-1", "s", timing)
+	if w := WordOf(h, sec, "boot", 3, timing); w.Allows() || w.Generation != 3 || w.Phase != consensus.Vacant || w.Why == "" {
+		t.Errorf("vacant: %+v", w)
+	}
+	h = h.Observe(3, consensus.Role{Phase: consensus.Open, Holder: "east", Node: "east-1", Epoch: 7}, timing)
+	if w := WordOf(h, sec, "boot", 3, timing); w.Allows() {
+		t.Errorf("not renewed: %+v", w)
+	}
+	renew := func(at clock.Instant, nonce consensus.Nonce, p consensus.Policy) {
+		h, _, _ = h.Attempt(at, nonce, p)
+		h = h.Result(nonce, true)
+	}
+	renew(10*sec, 1, consensus.Demote)
+	end := (10 * sec).Add(timing.TTL - timing.Margin)
+	if w := WordOf(h, 11*sec, "boot", 3, timing); !w.Allows() || w.Held || w.Deadline != end || w.Epoch != 7 || w.Generation != 3 || w.Margin != timing.Margin || w.Now != 11*sec || w.BootID != "boot" {
+		t.Errorf("leased: %+v", w)
+	}
+	if w := WordOf(h, end, "boot", 3, timing); w.Allows() {
+		t.Errorf("past the deadline: %+v", w)
+	}
+	renew(12*sec, 2, consensus.Hold)
+	for _, now := range []clock.Instant{13 * sec, 5000 * sec} {
+		if w := WordOf(h, now, "boot", 3, timing); !w.Allows() || !w.Held || w.Deadline != 0 {
+			t.Errorf("held: %+v", w)
+		}
+	}
+	h = h.Observe(3, consensus.Role{Phase: consensus.Draining, Holder: "east", Node: "east-1", Epoch: 7}, timing)
+	if w := WordOf(h, 13*sec, "boot", 3, timing); !w.Allows() || w.Held || w.Deadline != end.Add(2*time.Second) {
+		t.Errorf("draining: %+v", w)
+	}
+	if w := WordOf(h.GiveUp(), 13*sec, "boot", 3, timing); w.Allows() {
+		t.Errorf("given up: %+v", w)
+	}
+}
+
 func TestRegistry_ANewDaemonDoesNotKnowYet(t *testing.T) {
 	r := NewRegistry(100*sec, 3*time.Second, map[topology.Role]clock.Instant{"ingestion": 110 * sec})
 	for role, at := range map[topology.Role]clock.Instant{"ingestion": 110 * sec, "query": 103 * sec} {

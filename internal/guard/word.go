@@ -22,6 +22,9 @@ type Word struct {
 	// person takes the role away. A daemon may say so as soon as the last
 	// accepted renewal bound it (consensus.Deadline.Holds, while Open), not
 	// only past the deadline; then its own death does not end the command.
+	// A guard that was told so goes on for good, so before a daemon binds
+	// itself to demote again (consensus.Holder.Attempt), it answers without
+	// Held until Registry.Holding is empty.
 	Held   bool          `json:"held,omitempty"`
 	Margin time.Duration `json:"margin"`
 	// Now is what the daemon's CLOCK_BOOTTIME read as it answered, and BootID
@@ -30,6 +33,24 @@ type Word struct {
 	Now    clock.Instant `json:"now"`
 	BootID string        `json:"boot_id"`
 	Why    string        `json:"why,omitempty"` // not leased
+}
+
+// WordOf is the word of a daemon whose holder is h, at now on boot. gen is the
+// generation of its state, which counts when h holds nothing.
+func WordOf(h consensus.Holder, now clock.Instant, boot string, gen consensus.Generation, timing consensus.LeaseTiming) Word {
+	v := h.At(now)
+	w := Word{Phase: v.Phase, Leased: v.Leased, Epoch: v.Epoch, Generation: gen, Held: v.Held, Margin: timing.Margin, Now: now, BootID: boot, Why: v.Why}
+	d, holds := h.Deadline(boot)
+	if holds {
+		w.Generation = d.Generation
+	}
+	if v.Leased && d.Holds && v.Phase == consensus.Open {
+		w.Held = true
+	}
+	if v.Leased && !w.Held {
+		w.Deadline = d.Deadline
+	}
+	return w
 }
 
 // Allows reports whether the word lets the command run, as of its own time.
