@@ -213,7 +213,7 @@ func (c *ClickHouse) Address() string { return loopback(c.port) }
 // HTTPAddress is the host:port of the HTTP interface.
 func (c *ClickHouse) HTTPAddress() string { return loopback(c.httpPort) }
 
-// User, Password and Database are what a client logs in with.
+// User is who a client logs in as.
 func (c *ClickHouse) User() string { return c.user }
 
 // Password is the user's password.

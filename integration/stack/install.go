@@ -71,7 +71,7 @@ func install(ctx context.Context, progress io.Writer, name string, fill func(dir
 	if err != nil {
 		return "", fmt.Errorf("make a temporary folder: %w", err)
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }() // renamed by then, unless something failed
 	begun := time.Now()
 	if err := fill(tmp); err != nil {
 		return "", fmt.Errorf("install %s: %w", name, err)

@@ -111,7 +111,7 @@ func (p *Proxy) Cut(d Direction) {
 				_ = to.SetWriteDeadline(past)
 			}
 			f.writing.Lock()
-			f.writing.Unlock() //nolint:staticcheck // empty on purpose: it waits for the write
+			f.writing.Unlock() //nolint:staticcheck,gocritic // empty on purpose: it waits for the write
 		}
 	}
 }
@@ -241,7 +241,11 @@ func (p *Proxy) accept(ln net.Listener) {
 			time.Sleep(10 * time.Millisecond) // out of descriptors, perhaps; try again
 			continue
 		}
-		q := &pair{proxy: p, client: conn.(*net.TCPConn)}
+		client, ok := conn.(*net.TCPConn)
+		if !ok {
+			panic(fmt.Sprintf("a TCP listener accepted a %T", conn)) // net promises a TCPConn
+		}
+		q := &pair{proxy: p, client: client}
 		q.ctx, q.cancel = context.WithCancel(context.Background())
 		q.flows = [2]*flow{{pair: q, way: Up, queue: newQueue()}, {pair: q, way: Down, queue: newQueue()}}
 		p.mu.Lock()
@@ -303,7 +307,11 @@ func (q *pair) serve(silent bool) {
 		_ = conn.Close()
 		return
 	}
-	q.server = conn.(*net.TCPConn)
+	server, ok := conn.(*net.TCPConn)
+	if !ok {
+		panic(fmt.Sprintf("a TCP dial made a %T", conn)) // net promises a TCPConn
+	}
+	q.server = server
 	q.mu.Unlock()
 	var both sync.WaitGroup
 	for _, f := range q.flows {

@@ -19,7 +19,7 @@ import (
 // kafkaClient connects as any client would, through what the broker advertises.
 func kafkaClient(t *testing.T, k *Kafka, o ...kgo.Opt) *kgo.Client {
 	t.Helper()
-	c, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(k.Bootstrap()), kgo.RequiredAcks(kgo.AllISRAcks())}, o...)...)
+	c, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(k.Bootstrap()), kgo.RequiredAcks(kgo.AllISRAcks()), kgo.MetadataMinAge(100 * time.Millisecond)}, o...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,6 +76,7 @@ func TestKafka_KeepsAcknowledgedRecordsOverKillAndRestart(t *testing.T) {
 	}
 	for _, version := range versions {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel() // most of the time is the wait for the killed broker's session
 			k := RunKafka(t, KafkaOptions{Version: version})
 			id, address, pid := k.ClusterID(), k.Address(), k.PID()
 			c := kafkaClient(t, k)

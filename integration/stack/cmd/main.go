@@ -31,12 +31,13 @@ func main() {
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	// After the first signal the default holds again: a second one ends us at
 	// once, and the services with us.
 	context.AfterFunc(ctx, stop)
 	u := &up{dir: *dir, out: os.Stdout}
-	if err := u.run(ctx, strings.Split(*regions, ","), *version); err != nil {
+	err := u.run(ctx, strings.Split(*regions, ","), *version)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "stack:", err)
 		os.Exit(1)
 	}

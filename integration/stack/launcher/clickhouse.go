@@ -11,14 +11,11 @@ import (
 	"github.com/ebitengine/purego"
 )
 
-// result is the library's struct local_result_v2; only err is read.
+// result is the library's struct local_result_v2. The buffer and the figures of
+// the query come first, eight bytes each; only the error at its end is read.
 type result struct {
-	buf        *byte
-	len        uintptr
-	vec        unsafe.Pointer
-	elapsed    float64
-	rows, size uint64
-	err        *byte
+	_   [6]uint64
+	err *byte
 }
 
 // serveClickHouse serves the engine on the ports that args name until SIGTERM
