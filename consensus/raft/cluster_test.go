@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -43,18 +44,14 @@ type fleet struct {
 	nodes map[topology.Node]*Node
 	logs  map[topology.Node]*syncBuffer
 	tune  func(topology.Node, *Config)
+	// Another network than loopback, if set.
+	listenOn func(addr string) net.Listener
+	dialFrom func(addr string) DialFunc
 }
 
 func newFleet(t testing.TB, names ...topology.Node) *fleet {
 	t.Helper()
-	f := &fleet{
-		t: t, root: t.TempDir(), names: names, peers: map[topology.Node]string{}, nodes: map[topology.Node]*Node{},
-		logs: map[topology.Node]*syncBuffer{}, net: &network{cut: map[[2]string]bool{}, open: map[net.Conn][2]string{}},
-	}
-	f.certs = filepath.Join(f.root, "certs")
-	if _, err := certs.Init(certs.InitOptions{Dir: f.certs, Cluster: "lab", Nodes: names}); err != nil {
-		t.Fatal(err)
-	}
+	f := newFleetIn(t, t.TempDir(), names...)
 	for _, n := range names {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -62,6 +59,22 @@ func newFleet(t testing.TB, names ...topology.Node) *fleet {
 		}
 		f.peers[n] = l.Addr().String()
 		l.Close()
+	}
+	return f
+}
+
+// newFleetIn is newFleet without addresses.
+func newFleetIn(t testing.TB, root string, names ...topology.Node) *fleet {
+	t.Helper()
+	f := &fleet{
+		t: t, root: root, names: names, peers: map[topology.Node]string{}, nodes: map[topology.Node]*Node{},
+		logs: map[topology.Node]*syncBuffer{}, net: &network{cut: map[[2]string]bool{}, open: map[net.Conn][2]string{}},
+	}
+	f.certs = filepath.Join(f.root, "certs")
+	if _, err := certs.Init(certs.InitOptions{Dir: f.certs, Cluster: "lab", Nodes: names}); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range names {
 		f.logs[n] = &syncBuffer{}
 	}
 	t.Cleanup(func() {
@@ -90,7 +103,11 @@ func (f *fleet) identity(n topology.Node) *certs.Identity {
 func (f *fleet) listen(n topology.Node) *Port {
 	f.t.Helper()
 	log := slog.New(slog.NewTextHandler(f.logs[n], nil))
-	p, err := Listen(PortConfig{Listen: f.peers[n], Identity: f.identity(n), Peers: f.peers, Log: log, Dial: f.net.dialer(f.peers[n])})
+	c := PortConfig{Listen: f.peers[n], Identity: f.identity(n), Peers: f.peers, Log: log, Dial: f.net.dialer(f.peers[n])}
+	if f.listenOn != nil {
+		c.Listener, c.Dial = f.listenOn(f.peers[n]), f.dialFrom(f.peers[n])
+	}
+	p, err := Listen(c)
 	if err != nil {
 		f.t.Fatal(err)
 	}
@@ -177,6 +194,10 @@ func (f *fleet) leader(among ...topology.Node) *Node {
 		return nil
 	})
 	return found
+}
+
+func (f *fleet) without(gone topology.Node) []topology.Node {
+	return slices.DeleteFunc(slices.Clone(f.names), func(n topology.Node) bool { return n == gone })
 }
 
 func (f *fleet) followers() []*Node {

@@ -31,8 +31,8 @@ func (s *stream) Dial(address hraft.ServerAddress, timeout time.Duration) (net.C
 	return s.dial(ctx, topology.Node(address))
 }
 
-// dial reaches one node and nobody else. It takes handshakeTimeout at most
-// for each of connecting and greeting, whatever ctx allows.
+// dial reaches one node and nobody else. It takes dialBound at most, whatever
+// ctx allows.
 func (s *stream) dial(ctx context.Context, to topology.Node) (net.Conn, error) {
 	addr, ok := s.p.c.Peers[to]
 	if !ok {
@@ -41,7 +41,7 @@ func (s *stream) dial(ctx context.Context, to topology.Node) (net.Conn, error) {
 	if s.ctx.Err() != nil {
 		return nil, fmt.Errorf("dial %s: %w", to, net.ErrClosed)
 	}
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.dialBound)
 	defer cancel()
 	// A stop must not wait for a peer that does not answer.
 	stop := context.AfterFunc(s.ctx, cancel) //nolint:contextcheck // the stream has a life of its own, and both end the dial

@@ -29,6 +29,8 @@
 //     every node of the fleet file has answered that it holds no state and
 //     reads the same fleet. A node that lost its disk therefore never starts
 //     a second cluster. Node.Bootstrap is the way round, for a person.
+//   - Connections that died without a word cost a follower about a second of
+//     its leader, not raft's whole timeout for a call.
 //   - After Stop no goroutine, connection or lock is left.
 //
 // # Addresses
@@ -50,6 +52,7 @@
 //	propose.go     Propose, and forwarding to the leader
 //	lead.go        leadership as a context
 //	bootstrap.go   the first configuration
+//	transport.go   raft's calls: who answers, how fast, and dead connections
 //	members.go     Members, Status, adding and removing
 //	log.go         raft's logger into slog, repeats counted
 //	metrics.go     what watches us

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"sync"
 	"time"
 
 	hraft "github.com/hashicorp/raft"
@@ -206,63 +205,4 @@ func (n *Node) checkChange(c change) error {
 		return refuse(consensus.CodeConflict, "%s is the last voter", c.Node)
 	}
 	return nil
-}
-
-// transport is raft's network transport, with a memory of whom it reached.
-type transport struct {
-	*hraft.NetworkTransport
-
-	mu       sync.Mutex
-	contacts map[hraft.ServerID]*contact
-}
-
-// contact holds the last answer of a member, and the times that the last
-// heartbeats took.
-type contact struct {
-	at   time.Time
-	rtts [128]time.Duration
-	n    int
-}
-
-func newTransport(t *hraft.NetworkTransport) *transport {
-	return &transport{NetworkTransport: t, contacts: map[hraft.ServerID]*contact{}}
-}
-
-// AppendEntries implements hraft.Transport. Heartbeats take this way.
-func (t *transport) AppendEntries(id hraft.ServerID, target hraft.ServerAddress, args *hraft.AppendEntriesRequest, resp *hraft.AppendEntriesResponse) error {
-	start := time.Now()
-	err := t.NetworkTransport.AppendEntries(id, target, args, resp)
-	if err == nil {
-		t.heard(id, time.Now(), time.Since(start), len(args.Entries) == 0)
-	}
-	return err
-}
-
-func (t *transport) heard(id hraft.ServerID, at time.Time, took time.Duration, heartbeat bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	c := t.contacts[id]
-	if c == nil {
-		c = &contact{}
-		t.contacts[id] = c
-	}
-	c.at = at
-	if heartbeat { // one with entries waits for the disk at the other end
-		c.rtts[c.n%len(c.rtts)] = took
-		c.n++
-	}
-}
-
-func (t *transport) contactWith(id hraft.ServerID) (at time.Time, rtt time.Duration) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	c := t.contacts[id]
-	if c == nil {
-		return time.Time{}, 0
-	}
-	if n := min(c.n, len(c.rtts)); n > 0 {
-		sorted := slices.Sorted(slices.Values(c.rtts[:n]))
-		rtt = sorted[(n*99+99)/100-1]
-	}
-	return c.at, rtt
 }

@@ -110,9 +110,10 @@ func (n *Node) open() (err error) {
 	if err != nil {
 		return fmt.Errorf("look for earlier state: %w", err)
 	}
+	n.port.raft.dialBound = max(n.c.Timings.Election, time.Second)
 	n.trans = newTransport(hraft.NewNetworkTransportWithConfig(&hraft.NetworkTransportConfig{
 		Stream: n.port.raft, MaxPool: poolPerPeer, Timeout: n.c.Timings.Transport, Logger: logger,
-	}))
+	}), n.c.Timings, n.port.raft)
 	if n.r, err = n.newRaft(logger, cache, snaps); err != nil {
 		if why := n.Err(); why != nil { // the snapshot was not understood: raft only says that it failed
 			err = why

@@ -30,8 +30,11 @@ const (
 const (
 	handshakeTimeout = 5 * time.Second
 	handshakesMax    = 64
-	connsPerPeerMax  = 32 // per protocol
+	connsPerPeerMax  = 32 // per protocol; the oldest gives way
 )
+
+// keepAlive notices a peer that is gone without a word in about 15 s.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 3 * time.Second, Count: 3}
 
 // DialFunc connects to a peer's address. net.Dialer.DialContext is one.
 type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -75,6 +78,7 @@ type Port struct {
 	started bool
 	closed  bool
 	conns   map[*conn]struct{}
+	serial  uint64
 	refused map[string]uint64 // by reason, for metrics
 }
 
@@ -91,15 +95,13 @@ func Listen(c PortConfig) (*Port, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.Dial == nil {
-		c.Dial = (&net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
-			Enable: true, Idle: 5 * time.Second, Interval: 3 * time.Second, Count: 3,
-		}}).DialContext
+		c.Dial = (&net.Dialer{KeepAliveConfig: keepAlive}).DialContext
 	}
 	c.Peers = maps.Clone(c.Peers)
 	l := c.Listener
 	if l == nil {
 		var err error
-		if l, err = (&net.ListenConfig{}).Listen(context.Background(), "tcp", c.Listen); err != nil {
+		if l, err = (&net.ListenConfig{KeepAliveConfig: keepAlive}).Listen(context.Background(), "tcp", c.Listen); err != nil {
 			return nil, fmt.Errorf("listen for peers on %s: %w (is another daemon running here? is the address one of this machine's?)", c.Listen, err)
 		}
 	}
@@ -245,27 +247,35 @@ func (p *Port) admit(tc *tls.Conn) (c *conn, reason string, err error) {
 	}
 	c = &conn{Conn: tc, peer: name.Node, of: s, accepted: true}
 	if err := p.track(c); err != nil {
-		return nil, "too-many", err
+		return nil, "stopped", err
 	}
 	return c, "", nil
 }
 
-// track counts a connection in, so that Close finds it.
+// track counts a connection in, so that Close finds it. A peer that has too
+// many loses its oldest: on a link that dies without a word again and again,
+// those are the dead ones, and the newest is the one that works.
 func (p *Port) track(c *conn) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return net.ErrClosed
 	}
+	p.serial++
+	c.serial = p.serial
 	if c.accepted {
-		n := 0
+		n, oldest := 0, c
 		for other := range p.conns {
 			if other.accepted && other.peer == c.peer && other.of == c.of {
 				n++
+				if other.serial < oldest.serial {
+					oldest = other
+				}
 			}
 		}
 		if n >= connsPerPeerMax {
-			return fmt.Errorf("%s has %d connections of %s open to %s already", c.peer, n, c.of.proto, p.node)
+			delete(p.conns, oldest)
+			p.wg.Go(func() { _ = oldest.Close() })
 		}
 	}
 	p.conns[c] = struct{}{}
@@ -305,6 +315,7 @@ type conn struct {
 	peer     topology.Node
 	of       *stream
 	accepted bool
+	serial   uint64 // the order of connections of one Port
 	once     sync.Once
 	err      error
 }
@@ -327,13 +338,16 @@ type stream struct {
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	mu     sync.Mutex
-	why    string // it was closed
+	// dialBound bounds one dial, greeting included. Set before start.
+	dialBound time.Duration
+
+	mu  sync.Mutex
+	why string // it was closed
 }
 
 func newStream(p *Port, proto string) *stream {
 	ctx, cancel := context.WithCancel(p.ctx)
-	return &stream{p: p, proto: proto, in: make(chan net.Conn), ctx: ctx, cancel: cancel}
+	return &stream{p: p, proto: proto, in: make(chan net.Conn), ctx: ctx, cancel: cancel, dialBound: handshakeTimeout}
 }
 
 // deliver hands c to Accept within ctx.
@@ -364,10 +378,21 @@ func (s *stream) Addr() net.Addr { return nodeAddr(s.p.node) }
 // protocol, of both directions, since hashicorp/raft leaves its own open.
 func (s *stream) Close() error {
 	s.stop(fmt.Sprintf("%s has stopped", s.p.node))
+	s.drop(func(*conn) bool { return true })
+	return nil
+}
+
+// dropDialled ends the connections that this node made to a peer. Calls on
+// them fail, and the next ones dial anew.
+func (s *stream) dropDialled(peer topology.Node) {
+	s.drop(func(c *conn) bool { return !c.accepted && c.peer == peer })
+}
+
+func (s *stream) drop(which func(*conn) bool) {
 	s.p.mu.Lock()
 	var mine []*conn
 	for c := range s.p.conns {
-		if c.of == s {
+		if c.of == s && which(c) {
 			mine = append(mine, c)
 		}
 	}
@@ -375,7 +400,6 @@ func (s *stream) Close() error {
 	for _, c := range mine {
 		_ = c.Close()
 	}
-	return nil
 }
 
 // stop ends Accept and dialling, with a reason that later callers are told,

@@ -3,6 +3,7 @@ package raft
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -137,13 +138,7 @@ func TestNode_CutOffLeaderStepsDownAndKnowsNoOutcome(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("the reign of a cut-off leader goes on")
 	}
-	var rest []topology.Node
-	for _, n := range f.names {
-		if n != old.self {
-			rest = append(rest, n)
-		}
-	}
-	now := f.leader(rest...)
+	now := f.leader(f.without(old.self)...)
 	f.mustPropose(now, slot("meanwhile", 1))
 	if _, err := old.Propose(t.Context(), slot("lost", 2)); !errors.Is(err, consensus.ErrNoLeader) {
 		t.Errorf("a proposal without a leader: %v", err)
@@ -417,4 +412,24 @@ func TestLead_WorkSeesAllThatEarlierLeadersCommitted(t *testing.T) {
 	}
 	cancel()
 	<-ended
+}
+
+func TestNode_AnAddressChangesWithoutAChangeOfMembership(t *testing.T) {
+	f := newFleet(t, "a", "b", "c")
+	f.open("a", "b", "c")
+	at := f.mustPropose(f.leader(), slot("x", 1))
+	f.settled(at)
+	for _, n := range f.names {
+		f.stop(f.nodes[n])
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.peers["c"] = l.Addr().String() // in the fleet file of all
+	l.Close()
+	f.open("a", "b", "c")
+	f.settled(f.mustPropose(f.leader(), slot("moved", 1)))
+	f.stop(f.nodes["a"])
+	f.mustPropose(f.leader("b", "c"), slot("without a", 1)) // c is needed for this
 }
