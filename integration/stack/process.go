@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -145,7 +146,7 @@ func (p *process) pause() error {
 	}
 	deadline := time.Now().Add(5 * time.Second)
 	for time.Now().Before(deadline) {
-		if state, err := procState(p.pid); err == nil && state == 'T' {
+		if still(p.pid) {
 			p.mu.Lock()
 			p.paused = true
 			p.mu.Unlock()
@@ -167,16 +168,35 @@ func (p *process) resume() error {
 	return p.signal(syscall.SIGCONT)
 }
 
+// still reports whether no thread of a process runs or could wake up. One that
+// is inside the kernel (D) stops before it comes back.
+func still(pid int) bool {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(threads) == 0 {
+		return false
+	}
+	for _, t := range threads {
+		switch s, err := stateIn(t); {
+		case err != nil: // ended meanwhile
+		case s == 'R' || s == 'S':
+			return false
+		}
+	}
+	return true
+}
+
 // procState reads the state letter of a process: R, S, D, T, Z …
-func procState(pid int) (byte, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+func procState(pid int) (byte, error) { return stateIn(fmt.Sprintf("/proc/%d/stat", pid)) }
+
+func stateIn(path string) (byte, error) {
+	stat, err := os.ReadFile(path)
 	if err != nil {
 		return 0, err
 	}
 	// The name in brackets may hold anything, so look behind its end.
 	i := strings.LastIndexByte(string(stat), ')')
 	if i < 0 || i+2 >= len(stat) {
-		return 0, fmt.Errorf("read the state of process %d: unknown form", pid)
+		return 0, fmt.Errorf("read %s: unknown form", path)
 	}
 	return stat[i+2], nil
 }
