@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/consensus"
+	"github.com/holdfast-dr/holdfast/internal/failpoint"
 	"github.com/holdfast-dr/holdfast/internal/retry"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 )
@@ -94,6 +95,7 @@ func (j *job) run() {
 	case <-j.ctx.Done():
 		return
 	}
+	failpoint.At("claimed:" + j.task.Kind)
 	start := time.Now()
 	j.agent.metrics.running.Inc()
 	evidence, err := j.work()
@@ -113,6 +115,7 @@ func (j *job) run() {
 	if err != nil {
 		body = j.fail(err)
 	}
+	failpoint.At("done:" + j.task.Kind)
 	refused := j.propose(j.ctx, body)
 	if err == nil && consensus.Refused(refused, consensus.CodeInvalid) {
 		err = fmt.Errorf("record evidence of %d bytes: %w", len(evidence), refused)

@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-dr/holdfast/consensus"
 	"github.com/holdfast-dr/holdfast/failover"
 	"github.com/holdfast-dr/holdfast/internal/clock"
+	"github.com/holdfast-dr/holdfast/internal/failpoint"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 )
 
@@ -123,6 +124,8 @@ func (l *leader) step(ctx context.Context, told map[string]bool) bool {
 					b = &consensus.AbortPlan{Plan: id, Why: fmt.Sprintf("before the point of no return: %s: %s", blocked[0].Gate, blocked[0].Why)}
 				}
 			}
+			at := stepName(s.Plans[id])
+			failpoint.At("before:" + at)
 			if err := l.try(ctx, b); err != nil {
 				if !consensus.Refused(err, consensus.CodeStale) {
 					l.log.Warn("plan cannot take its next step", "plan", id, "step", fmt.Sprintf("%T", b), "error", err)
@@ -130,6 +133,7 @@ func (l *leader) step(ctx context.Context, told map[string]bool) bool {
 				}
 				return false
 			}
+			failpoint.At("after:" + at)
 			l.log.Info("plan", "plan", id, "took", consensus.Command{Body: b}.Kind())
 			return true
 		}
@@ -140,6 +144,17 @@ func (l *leader) step(ctx context.Context, told map[string]bool) bool {
 	}
 	l.automatic(ctx, s, want, told)
 	return false
+}
+
+// stepName is what a plan is at: the kind of a step, "undo", or "finish".
+func stepName(p consensus.Plan) string {
+	if p.Phase == consensus.PlanAborting {
+		return "undo"
+	}
+	if i, left := p.Current(); left {
+		return p.Steps[i].Kind
+	}
+	return "finish"
 }
 
 func (l *leader) automatic(ctx context.Context, s consensus.State, want failover.Intent, told map[string]bool) {
