@@ -81,6 +81,7 @@ func Run(ctx context.Context, cfg Config) (int, error) {
 // loop; the others are safe for all.
 type run struct {
 	state    State
+	now      clock.Instant // of the last step
 	keeper   keeper
 	child    *child
 	said     string
@@ -114,8 +115,8 @@ func (r *run) loop(ctx context.Context) int {
 			return code
 		}
 		wait := tickLongest
-		if at := r.state.Wake(); at != 0 {
-			wait = max(time.Millisecond, min(wait, at.Sub(r.cfg.Clock.Now())))
+		if at := r.state.Wake(); at.After(r.now) { // else it was acted on, or waits for something else
+			wait = max(0, min(wait, at.Sub(r.cfg.Clock.Now())))
 		}
 		timer.Reset(wait)
 	}
@@ -123,6 +124,7 @@ func (r *run) loop(ctx context.Context) int {
 
 func (r *run) step(ev Event) (code int, done bool) {
 	now := r.cfg.Clock.Now()
+	r.now = now
 	before := r.state.Status(now).Running
 	var actions []Action
 	r.state, actions = r.state.Next(now, ev)
