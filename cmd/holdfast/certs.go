@@ -56,7 +56,7 @@ replaces node certificates. The CA is never replaced. Keep ca.key off the nodes.
 // fromFleet fills in what was not named.
 func (a *app) fromFleet(c *cobra.Command, o *certs.InitOptions) error {
 	path, said := a.configPath()
-	if o.Cluster != "" && len(o.Nodes) > 0 && !said {
+	if o.Cluster != "" && len(o.Nodes) > 0 && a.config == "" {
 		return nil
 	}
 	if !said && !fileExists(path) {
