@@ -43,7 +43,7 @@ type Partition struct {
 	// or a later run that began where an earlier epoch's ended.
 	Link, Run Run
 	State     State
-	Freeze *Freeze // set while frozen
+	Freeze    *Freeze // set while frozen
 	// End is the target's end as far as it is known: the offset that the next
 	// append must get. -1 before the first look.
 	End int64

@@ -40,9 +40,12 @@ const StaleAfter = 5 * time.Second
 
 // LinkStatus is the whole link. The lists are sorted.
 type LinkStatus struct {
-	Link       Link              `json:"link"`
-	At         time.Time         `json:"at"`
-	Running    bool              `json:"running"`
+	Link    Link      `json:"link"`
+	At      time.Time `json:"at"`
+	Running bool      `json:"running"`
+	// Seen says that the topics of both clusters were read at least once.
+	// Until then the list of partitions is empty because nothing is known.
+	Seen       bool              `json:"seen"`
 	Partitions []PartitionStatus `json:"partitions"`
 	Findings   []Finding         `json:"findings,omitempty"` // about topics and the link
 	Totals     Totals            `json:"totals"`

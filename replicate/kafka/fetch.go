@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"time"
@@ -139,7 +140,9 @@ func readFetch(resp *kmsg.FetchResponse, spots []spot, items map[topology.Partit
 			case p.DivergingEpoch.EndOffset >= 0 && p.DivergingEpoch.Epoch >= 0:
 				fail(replicate.FetchDiverged, "the source's history changed")
 			default:
-				batches, broken := replicate.ParseBatches(p.RecordBatches)
+				// A copy, so that one slow partition does not hold the whole
+				// answer of all partitions in memory.
+				batches, broken := replicate.ParseBatches(bytes.Clone(p.RecordBatches))
 				out[id] = replicate.Fetched{
 					Gen: it.gen, At: now, Batches: batches, Broken: broken,
 					LogStart: p.LogStartOffset, End: p.HighWatermark, LastStable: p.LastStableOffset,

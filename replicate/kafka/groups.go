@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/holdfast-dr/holdfast/internal/kafka"
 	"github.com/holdfast-dr/holdfast/internal/topology"
@@ -175,10 +176,10 @@ func groupFacts(ctx context.Context, source, target *kafka.Client, opt SyncOptio
 	if f.Source, err = readCommits(ctx, source, groups); err != nil {
 		return f, err
 	}
-	if f.SourceRange, err = readEnds(ctx, source, opt.Topics.Selects); err != nil {
+	if f.SourceRange, err = endsSoon(ctx, source, opt.Topics); err != nil {
 		return f, err
 	}
-	if f.TargetRange, err = readEnds(ctx, target, opt.Topics.Selects); err != nil {
+	if f.TargetRange, err = endsSoon(ctx, target, opt.Topics); err != nil {
 		return f, err
 	}
 	if f.Target, err = readCommits(ctx, target, groups); err != nil {
@@ -217,6 +218,10 @@ func readCommits(ctx context.Context, cl *kafka.Client, groups []string) (map[st
 			one, ok := got[group]
 			if !ok {
 				return nil, fmt.Errorf("read offsets of group %s in kafka %s: %w", group, cl.Name(), errNoAnswer)
+			}
+			if errors.Is(one.Err, kerr.GroupIDNotFound) { // newer brokers say so where older ones list nothing
+				out[group] = replicate.Commits{}
+				continue
 			}
 			if one.Err != nil {
 				return nil, fmt.Errorf("read offsets of group %s in kafka %s: %w", group, cl.Name(), one.Err)

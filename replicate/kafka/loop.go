@@ -453,7 +453,7 @@ func (l *loop) compareTopic(p *part, side int, name string, v *view, want replic
 
 // publish makes a new Status.
 func (l *loop) publish(now time.Time, running bool) {
-	s := &replicate.LinkStatus{Link: l.conf.Link, At: now, Running: running}
+	s := &replicate.LinkStatus{Link: l.conf.Link, At: now, Running: running, Seen: l.source != nil && l.target != nil}
 	s.Partitions = make([]replicate.PartitionStatus, 0, len(l.parts))
 	for _, p := range l.parts {
 		s.Partitions = append(s.Partitions, p.m.Status(now))
