@@ -142,14 +142,18 @@ func (c *StartLink) apply(d *draft) error {
 	})
 }
 
-// turn returns the next turn of any link.
-func (d *draft) turn() uint64 {
+// LinkTurn returns the turn of the link that was started or ended last, 0
+// when none was. What was decided on the links holds while it stays the same.
+func (s State) LinkTurn() uint64 {
 	var last uint64
-	for _, l := range d.Links {
+	for _, l := range s.Links {
 		last = max(last, l.Turn)
 	}
-	return last + 1
+	return last
 }
+
+// turn returns the next turn of any link.
+func (d *draft) turn() uint64 { return d.LinkTurn() + 1 }
 
 func (c *EndLink) apply(d *draft) error {
 	l, ok := d.Links[c.Link]

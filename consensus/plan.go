@@ -66,23 +66,25 @@ const (
 // Plan is a durable saga: its steps are taken in order; until the point of no
 // return a failure undoes them in reverse; after it there is only forward.
 type Plan struct {
-	Kind    PlanKind                `json:"kind"`
-	Hash    string                  `json:"hash"` // over what the plan was decided on
-	From    topology.Region         `json:"from"`
-	To      topology.Region         `json:"to"`
-	Roles   []topology.Role         `json:"roles,omitempty"`
-	Epochs  map[topology.Role]Epoch `json:"epochs,omitempty"` // when it was made; the current ones once granted
-	Fenced  topology.Region         `json:"fenced,omitempty"` // attested to be cut off
-	Reason  string                  `json:"reason,omitempty"`
-	Auto    bool                    `json:"auto,omitempty"` // made by the leader, not by a person
-	By      string                  `json:"by"`
-	Created time.Time               `json:"created"`
-	Ended   time.Time               `json:"ended,omitzero"`
-	Phase   PlanPhase               `json:"phase"`
-	Why     string                  `json:"why,omitempty"` // it was aborted or superseded
-	Steps   []Step                  `json:"steps"`
-	Journal []StepRecord            `json:"journal"` // as long as Steps
-	Bound   LossBound               `json:"bound,omitzero"`
+	Kind   PlanKind                `json:"kind"`
+	Hash   string                  `json:"hash"` // over what the plan was decided on
+	From   topology.Region         `json:"from"`
+	To     topology.Region         `json:"to"`
+	Roles  []topology.Role         `json:"roles,omitempty"`
+	Epochs map[topology.Role]Epoch `json:"epochs,omitempty"` // when it was made; the current ones once granted
+	// LinkTurn is State.LinkTurn when it was made; 0 if no link had turned.
+	LinkTurn uint64          `json:"link_turn,omitempty"`
+	Fenced   topology.Region `json:"fenced,omitempty"` // attested to be cut off
+	Reason   string          `json:"reason,omitempty"`
+	Auto     bool            `json:"auto,omitempty"` // made by the leader, not by a person
+	By       string          `json:"by"`
+	Created  time.Time       `json:"created"`
+	Ended    time.Time       `json:"ended,omitzero"`
+	Phase    PlanPhase       `json:"phase"`
+	Why      string          `json:"why,omitempty"` // it was aborted or superseded
+	Steps    []Step          `json:"steps"`
+	Journal  []StepRecord    `json:"journal"` // as long as Steps
+	Bound    LossBound       `json:"bound,omitzero"`
 }
 
 // LossBound states what an unplanned move may lose, in records.
@@ -217,6 +219,21 @@ func (p Plan) CurrentUndo() (step, undo int, ok bool) {
 	return 0, 0, false
 }
 
+// Supersedable reports whether another plan may replace p: it is being undone,
+// or granted. One that only has to turn the mirror round does so by itself;
+// giving it up would leave open roles and no mirror.
+func (p Plan) Supersedable() bool {
+	switch p.Phase {
+	case PlanAborting:
+		return true
+	case PlanGranted:
+		i, left := p.Current()
+		return !left || p.Steps[i].Kind != StepLinkReverse
+	default:
+		return false
+	}
+}
+
 // At returns the step that ref names.
 func (p Plan) At(ref StepRef) (Step, bool) {
 	if ref.Step < 0 || ref.Step >= len(p.Steps) {
@@ -245,7 +262,8 @@ func (p Plan) Evidence(kind string) (json.RawMessage, bool) {
 func (p Plan) moves(role topology.Role) bool { return slices.Contains(p.Roles, role) }
 
 func (p Plan) withEpoch(role topology.Role, e Epoch) map[topology.Role]Epoch {
-	m := maps.Clone(p.Epochs)
+	m := map[topology.Role]Epoch{} // a snapshot leaves an empty one out
+	maps.Copy(m, p.Epochs)
 	m[role] = e
 	return m
 }
@@ -322,9 +340,8 @@ func (d *draft) decide(ref StepRef, kind string, effect func(Plan) error) error 
 		p.Phase = PlanGranted
 	}
 	if kind == StepGrant && ref.Undo == 0 {
-		p.Epochs = maps.Clone(p.Epochs)
 		for _, name := range p.Roles {
-			p.Epochs[name] = d.Roles[name].Epoch
+			p.Epochs = p.withEpoch(name, d.Roles[name].Epoch)
 		}
 	}
 	d.Plans[ref.Plan] = p.finished(ref, d.at, nil)
@@ -380,6 +397,9 @@ func (c *CreatePlan) apply(d *draft) error {
 		if r.Epoch != p.Epochs[name] {
 			return stale("role %s is at epoch %d, the plan was made at %d: plan again", name, r.Epoch, p.Epochs[name])
 		}
+		if p.Kind == Planned && r.Holder != p.From {
+			return stale("role %s is %s, the plan moves it from %s: plan again", name, r.describe(), p.From)
+		}
 		if p.Auto && !r.Failover.IsZero() && d.at.Before(r.Failover.Add(d.Settings.AntiFlap)) {
 			return conflict("role %s failed over at %s: the next automatic one waits until %s, or for `holdfast failover ack`",
 				name, r.Failover.UTC().Format(time.TimeOnly), r.Failover.Add(d.Settings.AntiFlap).UTC().Format(time.TimeOnly))
@@ -390,6 +410,9 @@ func (c *CreatePlan) apply(d *draft) error {
 	}
 	if id, live := d.livePlan(); id != "" && (p.Kind == Reseed || live.Kind == Reseed) {
 		return conflict("plan %s (%s) is live: topics are recreated only while no role moves, one plan at a time", id, live.Phase)
+	}
+	if turn := d.LinkTurn(); p.LinkTurn != 0 && p.LinkTurn != turn && (p.Kind == Reseed || p.moves(topology.Ingestion)) {
+		return stale("the links between the regions changed since the plan was made: plan again")
 	}
 	if p.Kind == Reseed {
 		for name, r := range d.Roles {
@@ -510,6 +533,9 @@ func (c *SupersedePlan) apply(d *draft) error {
 	}
 	switch p.Phase {
 	case PlanAborting, PlanGranted:
+		if !p.Supersedable() {
+			return conflict("plan %s only has to turn the mirror round: wait for it", c.Plan)
+		}
 	case PlanRunning:
 		return conflict("plan %s is running: abort it first", c.Plan)
 	default:

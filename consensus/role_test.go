@@ -140,7 +140,7 @@ func TestDrain_TakesAHeldRoleOnceOnly(t *testing.T) {
 		b.do(&CreatePlan{ID: id, Plan: b.plan(Unplanned, east, west, onlyIngestion, step(StepDrain))})
 		return &DrainRoles{Step: StepRef{Plan: id}, Roles: b.at(ingestion)}
 	}
-	b.refused(CodeConflict, drain("never-held")).do(&AbortPlan{Plan: "never-held"}).do(&FinishPlan{Plan: "never-held"})
+	b.refused(CodeStale, &CreatePlan{ID: "never-held", Plan: b.plan(Planned, east, west, onlyIngestion, step(StepDrain))})
 	b.held()
 	first := drain("first")
 	b.refused(CodeStale, &DrainRoles{Step: first.Step, Roles: []RoleEpoch{{ingestion, 0}}})

@@ -102,7 +102,18 @@ func TestGates_EachRefusesForItsReason(t *testing.T) {
 	refuses(fenced, livePlan(consensus.Planned, consensus.PlanRunning, topology.Query),
 		Blocker{"one plan at a time", "plan other is running", "`holdfast failover status` shows it; wait, or `holdfast failover abort`"})
 	refuses(fenced, livePlan(consensus.Planned, consensus.PlanAborting, topology.Query))
-	refuses(fenced, livePlan(consensus.Planned, consensus.PlanGranted, topology.Query))
+	refuses(fenced, func(f *fleet) {
+		f.state.Plans["other"] = consensus.Plan{
+			Phase: consensus.PlanGranted, Roles: []topology.Role{topology.Query},
+			Steps: []consensus.Step{{Kind: KindCanary, Region: eu}}, Journal: []consensus.StepRecord{{State: consensus.StepFailed}},
+		}
+	})
+	refuses(fenced, func(f *fleet) { // it only has to turn the mirror round
+		f.state.Plans["other"] = consensus.Plan{
+			Phase: consensus.PlanGranted, Roles: []topology.Role{topology.Query},
+			Steps: []consensus.Step{{Kind: consensus.StepLinkReverse}}, Journal: []consensus.StepRecord{{State: consensus.StepPending}},
+		}
+	}, Blocker{"one plan at a time", "plan other is granted", "`holdfast failover status` shows it; wait, or `holdfast failover abort`"})
 	refuses(planned, livePlan(consensus.Planned, consensus.PlanCompleted, topology.Query))
 	refuses(fenced, livePlan(consensus.Reseed, consensus.PlanGranted),
 		Blocker{"one plan at a time", "plan other is granted", "`holdfast failover status` shows it; wait, or `holdfast failover abort`"})

@@ -44,15 +44,15 @@ var disasters = []disaster{
 		}
 	}},
 	{name: "a person aborts", strike: func(f *fleet, _ topology.Region) {
-		_ = f.propose("operator", &consensus.AbortPlan{Plan: "plan-1", Why: "told to"})
+		_ = f.propose("operator", &consensus.AbortPlan{Plan: "plan-001", Why: "told to"})
 	}},
 	{name: "a person aborts and the new region dies", away: true, strike: func(f *fleet, _ topology.Region) {
-		_ = f.propose("operator", &consensus.AbortPlan{Plan: "plan-1", Why: "told to"})
+		_ = f.propose("operator", &consensus.AbortPlan{Plan: "plan-001", Why: "told to"})
 		f.regions[eu].up = false
 		_ = f.expire(eu)
 	}},
 	{name: "a person aborts and the old region dies", away: true, strike: func(f *fleet, _ topology.Region) {
-		_ = f.propose("operator", &consensus.AbortPlan{Plan: "plan-1", Why: "told to"})
+		_ = f.propose("operator", &consensus.AbortPlan{Plan: "plan-001", Why: "told to"})
 		f.regions[us].up = false
 		_ = f.expire(us)
 	}},
@@ -185,7 +185,7 @@ func TestPlan_KilledAtEveryBoundary(t *testing.T) {
 					c.recover()
 					c.checkWhole()
 					c.checkWayOut()
-					ends[c.state.Plans["plan-1"].Phase]++
+					ends[c.state.Plans["plan-001"].Phase]++
 					runs++
 				}
 			}

@@ -131,6 +131,7 @@ func MakePlan(now time.Time, s consensus.State, h Health, rules Rules, want Inte
 	p := consensus.Plan{
 		Kind: consensus.Planned, From: from, To: want.To, Roles: roles,
 		Epochs: map[topology.Role]consensus.Epoch{}, Fenced: want.Fenced, Reason: want.Reason, Auto: want.Auto,
+		LinkTurn: s.LinkTurn(),
 	}
 	for _, r := range roles {
 		p.Epochs[r] = s.Roles[r].Epoch
@@ -146,7 +147,7 @@ func MakePlan(now time.Time, s consensus.State, h Health, rules Rules, want Inte
 	c.Pause = estimatePause(h, rules, p)
 	c.Loss = p.Bound
 	for _, r := range roles {
-		if id, live, ok := s.LivePlan(r); ok && unplanned && (live.Phase == consensus.PlanAborting || live.Phase == consensus.PlanGranted) {
+		if id, live, ok := s.LivePlan(r); ok && unplanned && live.Supersedable() {
 			c.Supersedes = id
 		}
 	}
@@ -196,7 +197,7 @@ func pickRoles(s consensus.State, want Intent) ([]topology.Role, topology.Region
 	return slices.Compact(roles), from, nil
 }
 
-// hash covers what the plan was decided on: generation, epochs and holders,
+// hash covers what the plan was decided on: generation, epochs, holders and links,
 // the configuration's digest, the steps and the verdicts of the gates. Lags
 // and the log's index are not in it: they always change.
 func hash(s consensus.State, p consensus.Plan, gates []Gate) string {
@@ -212,7 +213,7 @@ func hash(s consensus.State, p consensus.Plan, gates []Gate) string {
 	for _, r := range p.Roles {
 		holders[r] = s.Roles[r].Holder
 	}
-	b, err := json.Marshal([]any{s.Generation, s.Settings.Digest, p.Kind, p.From, p.To, p.Roles, p.Epochs, holders, p.Fenced, p.Steps, verdicts})
+	b, err := json.Marshal([]any{s.Generation, s.Settings.Digest, p.Kind, p.From, p.To, p.Roles, p.Epochs, p.LinkTurn, holders, p.Fenced, p.Steps, verdicts})
 	if err != nil {
 		panic("hash a plan: " + err.Error()) // plain data: it always encodes
 	}

@@ -2,6 +2,8 @@ package failover
 
 import (
 	"cmp"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -59,7 +61,10 @@ type chaos struct {
 	lines []string
 	old   []consensus.State // what slow leaders still believe
 	plans int
-	// flight are tasks whose effect is there and whose word is not.
+	// latest is the last plan that began to move roles.
+	latest consensus.PlanID
+	// flight is what was sent and has not arrived: words of tasks, the end of
+	// a link, a plan that someone decided to run a while ago.
 	flight []consensus.Body
 }
 
@@ -89,6 +94,9 @@ func (c *chaos) watch() {
 			line += ", refused: " + err.Error()
 		}
 		c.lines = append(c.lines, line)
+		if made, ok := b.(*consensus.CreatePlan); ok && err == nil && made.Plan.Kind != consensus.Reseed {
+			c.latest = made.ID
+		}
 		if err == nil {
 			c.old = append(c.old[max(0, len(c.old)-8):], before)
 		}
@@ -114,7 +122,7 @@ func (c *chaos) summary() string {
 	return strings.Join(out, "\n")
 }
 
-func (c *chaos) id() consensus.PlanID { return consensus.PlanID(fmt.Sprintf("plan-%d", c.plans)) }
+func (c *chaos) id() consensus.PlanID { return consensus.PlanID(fmt.Sprintf("plan-%03d", c.plans)) }
 
 // begin starts a plan of any kind, between any regions, when nothing blocks it.
 func (c *chaos) begin() bool {
@@ -140,8 +148,18 @@ func (c *chaos) make(want Intent) bool {
 	if len(blockers) > 0 || len(candidate.Plan.Steps) == 0 {
 		return false
 	}
+	return c.send(candidate)
+}
+
+// send runs a candidate, at once or some time later.
+func (c *chaos) send(candidate Candidate) bool {
 	c.plans++
-	return c.run(c.id(), candidate, "operator") == nil
+	b := &consensus.CreatePlan{ID: c.id(), Plan: candidate.Plan, Supersedes: candidate.Supersedes}
+	if c.t != nil && rapid.IntRange(0, 9).Draw(c.t, "slow") == 0 {
+		c.flight = append(c.flight, b)
+		return true
+	}
+	return c.propose("operator", b) == nil
 }
 
 // hear makes the reports true to the state.
@@ -171,7 +189,7 @@ func (c *chaos) event() {
 	}
 	switch rapid.SampledFrom([]string{
 		"lead", "lead", "lead", "lead", "stale leader", "two leaders", "work", "work", "work", "work half", "word", "word",
-		"kill", "boot", "boot", "expire", "renewals", "fail", "abort", "retry", "automatic", "begin", "judge", "wait",
+		"slow stop", "reseed", "kill", "boot", "boot", "expire", "renewals", "fail", "abort", "retry", "automatic", "begin", "judge", "wait",
 	}).Draw(c.t, "event") {
 	case "lead":
 		c.lead()
@@ -216,6 +234,21 @@ func (c *chaos) event() {
 			if rapid.Bool().Draw(c.t, "once") {
 				c.flight = slices.Delete(c.flight, i, i+1)
 			}
+		}
+	case "slow stop": // it is taken for failed, and ends the link after all
+		for _, id := range sortedKeys(c.state.Tasks) {
+			t := c.state.Tasks[id]
+			var spec LinkSpec
+			_ = json.Unmarshal(t.Spec, &spec)
+			if t.Kind == KindMirrorStop && c.claim(id) {
+				c.flight = append(c.flight, &consensus.EndLink{Link: spec.Link, Epoch: c.state.Links[spec.Link].Epoch, Ends: consensus.Offsets{"events": {0: 1000}}})
+				_ = c.finish(id, t, nil, errors.New("timed out"))
+			}
+		}
+	case "reseed":
+		c.hear()
+		if candidate, blockers := MakeReseed(c.now, c.state, c.h, c.rules, region().name, []string{"events"}, "start over"); len(blockers) == 0 {
+			c.send(candidate)
 		}
 	case "kill":
 		region().up = false
@@ -283,7 +316,7 @@ func (c *chaos) recover() {
 		if n := c.settle(); n >= roundsMax {
 			c.fatal("still moving after %d rounds\n%s", n, c.log())
 		}
-		if Stuck(c.id(), c.state) == "" {
+		if c.waits() == "" {
 			break
 		}
 		c.retry()
@@ -310,8 +343,8 @@ func (c *chaos) checkWhole() {
 	if c.plans == 0 {
 		return
 	}
-	last := c.state.Plans[c.id()]
-	if last.Kind == "" {
+	last, began := c.state.Plans[c.latest]
+	if !began {
 		return
 	}
 	for _, name := range last.Roles {
@@ -319,12 +352,12 @@ func (c *chaos) checkWhole() {
 		switch {
 		case last.Phase == consensus.PlanCompleted:
 			if r.Holder != last.To || r.Phase != consensus.Open {
-				c.fatal("%s completed, and %s is %s\n%s", c.id(), name, describe(r), c.log())
+				c.fatal("the last plan completed, and %s is %s\n%s", name, describe(r), c.log())
 			}
 		case last.Kind == consensus.Unplanned && r.Phase == consensus.Vacant && r.Last.Basis == consensus.Attested:
 			// Attested to be fenced: only a plan gives it to anyone again.
 		case r.Holder != last.From || r.Phase != consensus.Open && !superseded:
-			c.fatal("%s rolled back, and %s is %s\n%s", c.id(), name, describe(r), c.log())
+			c.fatal("the last plan rolled back, and %s is %s\n%s", name, describe(r), c.log())
 		}
 	}
 	if !(superseded && last.Phase == consensus.PlanRolledBack) && slices.Contains(last.Roles, topology.Ingestion) {

@@ -41,7 +41,7 @@ func MakeReseed(now time.Time, s consensus.State, h Health, rules Rules, region 
 	}
 	discards := slices.DeleteFunc(slices.Clone(frozen), func(f FrozenPartition) bool { return !slices.Contains(topics, f.Topic) })
 	p := consensus.Plan{
-		Kind: consensus.Reseed, From: link.From, To: region, Reason: reason,
+		Kind: consensus.Reseed, From: link.From, To: region, Reason: reason, LinkTurn: s.LinkTurn(),
 		Steps: []consensus.Step{
 			{Kind: KindReseed, Region: region, Title: fmt.Sprintf("recreate %s in %s", strings.Join(topics, ", "), region), Spec: spec(ReseedSpec{id, topics, discards}), NoReturn: true, Timeout: 5 * time.Minute},
 			{Kind: consensus.StepLinkStart, Title: "mirror them from offset 0"},
