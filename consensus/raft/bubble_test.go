@@ -164,7 +164,7 @@ func TestBubble_StopIsBoundedWhenAPeerIsSilent(t *testing.T) {
 		leader := f.leader()
 		f.settled(f.mustPropose(leader, slot("x", 1)))
 		w.freeze(f.peers[leader.self], true)
-		go leader.Propose(t.Context(), slot("hangs", 1)) //nolint:errcheck // its outcome is not known
+		go leader.Propose(t.Context(), slot("hangs", 1))
 		time.Sleep(100 * time.Millisecond)
 		start := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)

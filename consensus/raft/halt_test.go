@@ -479,3 +479,26 @@ func TestStop_IsBoundedWhenNobodyAnswers(t *testing.T) {
 		t.Errorf("a second Stop: %v", err)
 	}
 }
+
+func FuzzDecodeSnapshot(f *testing.F) {
+	good, err := encodeSnapshot(newMachine(func(error) {}).now.Load())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte(`{"format":1,"index":1,"state":null}`))
+	f.Add([]byte("[]"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		a, err := decodeSnapshot(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		again, err := encodeSnapshot(a)
+		if err != nil {
+			t.Fatalf("what was read cannot be written: %v", err)
+		}
+		if back, err := decodeSnapshot(bytes.NewReader(again)); err != nil || back.index != a.index {
+			t.Fatalf("what was written cannot be read: %v", err)
+		}
+	})
+}

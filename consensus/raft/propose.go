@@ -72,6 +72,8 @@ func (n *Node) Propose(ctx context.Context, c consensus.Command) (consensus.Inde
 	switch {
 	case n.ctx.Err() != nil:
 		err = &notProposed{why: fmt.Sprintf("%s has stopped", n.self), cause: n.ended()}
+	case ctx.Err() != nil:
+		err = &notProposed{why: "too late to begin", cause: ctx.Err()}
 	case n.r.State() == hraft.Leader:
 		index, err = n.apply(ctx, entry)
 	case leader == "" || leader == n.self:

@@ -3,8 +3,10 @@ package raft
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -432,4 +434,58 @@ func TestNode_AnAddressChangesWithoutAChangeOfMembership(t *testing.T) {
 	f.settled(f.mustPropose(f.leader(), slot("moved", 1)))
 	f.stop(f.nodes["a"])
 	f.mustPropose(f.leader("b", "c"), slot("without a", 1)) // c is needed for this
+}
+
+func TestPropose_SaysWhenNothingWasSent(t *testing.T) {
+	f := newFleet(t, "solo")
+	f.open("solo")
+	n := f.leader()
+	f.mustPropose(n, slot("x", 1))
+	last := n.Status().Last
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := n.Propose(gone, slot("x", 2)); !errors.Is(err, consensus.ErrNoLeader) || !errors.Is(err, context.Canceled) {
+		t.Errorf("a context that had ended: %v", err)
+	}
+	for range proposalsMax {
+		n.slots <- struct{}{}
+	}
+	if _, err := n.Propose(t.Context(), slot("x", 3)); !errors.Is(err, consensus.ErrNoLeader) || !strings.Contains(err.Error(), "256 proposals are in flight on solo already") {
+		t.Errorf("too many at once: %v", err)
+	}
+	for range proposalsMax {
+		<-n.slots
+	}
+	if now := n.Status().Last; now != last {
+		t.Errorf("the log grew from %d to %d", last, now)
+	}
+	f.mustPropose(n, slot("x", 4))
+}
+
+func TestPropose_ManyAtOnceAreAppliedOnceEach(t *testing.T) {
+	f := newFleet(t, "a", "b", "c")
+	f.open("a", "b", "c")
+	f.settled(f.mustPropose(f.leader(), slot("warm", 1)))
+	var wg sync.WaitGroup
+	indexes := make(chan consensus.Index, 90)
+	for _, n := range f.nodes {
+		for i := range 30 {
+			wg.Go(func() { indexes <- f.mustPropose(n, slot(fmt.Sprintf("%s-%d", n.self, i), 1)) })
+		}
+	}
+	wg.Wait()
+	close(indexes)
+	seen := map[consensus.Index]bool{}
+	var last consensus.Index
+	for i := range indexes {
+		if seen[i] {
+			t.Errorf("two proposals got index %d", i)
+		}
+		seen[i] = true
+		last = max(last, i)
+	}
+	f.settled(last)
+	if got := len(f.nodes["a"].State().Slots); got != 91 {
+		t.Errorf("%d slots, want 91", got)
+	}
 }
