@@ -156,6 +156,7 @@ func TestPlan_IsRefusedWhenItIsNotWellFormedOrNotFresh(t *testing.T) {
 	b.refused(CodeInvalid, with(func(p *Plan) { p.Steps = []Step{{Kind: "x", Undo: make([]Step, undosMax+1)}} }))
 	b.refused(CodeMissing, with(func(p *Plan) { p.Roles = []topology.Role{"search"} }))
 	b.refused(CodeStale, with(func(p *Plan) { p.Epochs = nil }))
+	b.refused(CodeStale, with(func(p *Plan) { p.From, p.To = west, east })) // it is not held there
 	b.do(&CreatePlan{ID: "p1", Plan: good}).refused(CodeStale, &CreatePlan{ID: "p1", Plan: good})
 	b.refused(CodeConflict, &CreatePlan{ID: "p2", Plan: good})
 	b.do(&CreatePlan{ID: "p3", Plan: b.plan(Planned, east, west, []topology.Role{query}, step(StepDrain))}) // another role
@@ -167,6 +168,14 @@ func TestPlan_IsRefusedWhenItIsNotWellFormedOrNotFresh(t *testing.T) {
 		&StartStep{Step: StepRef{Plan: "p1", Undo: -1}}} {
 		b.refused(CodeMissing, missing)
 	}
+}
+
+func TestPlan_ForARoleThatWasNeverHeldSurvivesASnapshot(t *testing.T) {
+	b := newStory(t)
+	p := b.plan(Unplanned, east, west, onlyIngestion, noReturn(StepGrant))
+	p.Epochs = nil
+	b.do(&CreatePlan{ID: "p1", Plan: p}) // each command of a story is applied to a snapshot, too
+	b.do(&GrantRoles{Step: StepRef{Plan: "p1"}, To: west, Roles: b.next(ingestion)}).roleIs(ingestion, Closed, west, 1)
 }
 
 func TestPlan_FinishedOnesAreForgottenOldestFirst(t *testing.T) {
