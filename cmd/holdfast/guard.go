@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -62,7 +63,7 @@ not be started, or with 0 when it was told to stop.`,
 			}
 			where := topology.Region(region)
 			if where == "" {
-				if where, err = whereAmI(c.Context(), client, log); err != nil || where == "" {
+				if where, err = whereAmI(c.Context(), client, log); err != nil {
 					return err
 				}
 			}
@@ -97,22 +98,19 @@ func keeperVerb(a *app) *cobra.Command {
 	}
 }
 
-// whereAmI asks the daemon for the region of this host until it answers. It
-// returns no region and no error when ctx ends first.
+// whereAmI asks the daemon for the region of this host until it answers, or
+// ctx ends.
 func whereAmI(ctx context.Context, client *httpapi.Client, log *slog.Logger) (topology.Region, error) {
 	said := false
 	for {
 		region, err := regionOf(ctx, client)
-		if err == nil {
-			return region, nil
-		}
-		if ctx.Err() != nil {
-			return "", nil
-		}
-		if _, wrong := err.(usage); wrong {
-			return "", err
-		}
-		if !said {
+		var wrong usage
+		switch {
+		case err == nil, errors.As(err, &wrong):
+			return region, err
+		case ctx.Err() != nil:
+			return "", ended{exitDone} // told to stop before there was anything to run
+		case !said:
 			said = true
 			log.Warn("the daemon does not say yet which region this is; asking on", "error", err)
 		}
