@@ -30,7 +30,7 @@ func fast() Timings {
 
 // patience bounds each wait of these tests; under the race detector on a busy
 // machine an election can take seconds.
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // fleet is some nodes in this process, over real TLS on loopback, with links
 // between them that a test can cut.
@@ -215,11 +215,12 @@ func (f *fleet) eventually(what string, ok func() error) {
 	f.t.Helper()
 	deadline := time.Now().Add(patience)
 	var err error
-	for time.Now().Before(deadline) {
+	// Ever less often: many that wait must not starve what they wait for.
+	for wait := 10 * time.Millisecond; time.Now().Before(deadline); wait = min(2*wait, 250*time.Millisecond) {
 		if err = ok(); err == nil {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(wait)
 	}
 	f.t.Fatalf("no %s within %s: %v", what, patience, err)
 }

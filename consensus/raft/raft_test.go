@@ -467,9 +467,9 @@ func TestPropose_ManyAtOnceAreAppliedOnceEach(t *testing.T) {
 	f.open("a", "b", "c")
 	f.settled(f.mustPropose(f.leader(), slot("warm", 1)))
 	var wg sync.WaitGroup
-	indexes := make(chan consensus.Index, 90)
+	indexes := make(chan consensus.Index, 60)
 	for _, n := range f.nodes {
-		for i := range 30 {
+		for i := range 20 {
 			wg.Go(func() { indexes <- f.mustPropose(n, slot(fmt.Sprintf("%s-%d", n.self, i), 1)) })
 		}
 	}
@@ -485,7 +485,7 @@ func TestPropose_ManyAtOnceAreAppliedOnceEach(t *testing.T) {
 		last = max(last, i)
 	}
 	f.settled(last)
-	if got := len(f.nodes["a"].State().Slots); got != 91 {
-		t.Errorf("%d slots, want 91", got)
+	if got := len(f.nodes["a"].State().Slots); got != 61 {
+		t.Errorf("%d slots, want 61", got)
 	}
 }

@@ -40,10 +40,14 @@ func newTransport(t *hraft.NetworkTransport, timings Timings, s *stream) *transp
 	return &transport{NetworkTransport: t, timings: timings, stream: s, contacts: map[hraft.ServerID]*contact{}}
 }
 
+// impatienceMin keeps a machine that is merely slow from making it worse:
+// each connection given up costs a handshake.
+const impatienceMin = 500 * time.Millisecond
+
 // impatient makes a call that ends after the bound, with all connections to
 // that peer. A dial under way is not ended: it has a bound of its own.
 func (t *transport) impatient(id hraft.ServerID, bound time.Duration, call func() error) error {
-	timer := time.AfterFunc(bound, func() { t.stream.dropDialled(topology.Node(id)) })
+	timer := time.AfterFunc(max(bound, impatienceMin), func() { t.stream.dropDialled(topology.Node(id)) })
 	defer timer.Stop()
 	return call()
 }
