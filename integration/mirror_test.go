@@ -267,6 +267,7 @@ func TestMirror_OnRealKafka(t *testing.T) {
 		})
 	}
 	step("SameRecordsThroughKillsOfEverything", killEverything)
+	step("HungTargetEndsUncleanAndStaysExact", hungTarget)
 	step("GroupOffsetsAreCopiedReadBackAndNeverRewound", groupOffsets)
 	step("FreezesNameTheirRange", freezes)
 	step("ReturnedRegionIsComparedAndReseeded", returned)
@@ -343,6 +344,41 @@ func killEverything(t *testing.T, p *pair) {
 		if want != "" && c.MaybeValue() != want {
 			t.Errorf("%s at the target is %s, want %s", c.Key, c.MaybeValue(), want)
 		}
+	}
+}
+
+func hungTarget(t *testing.T, p *pair) {
+	const topic, partitions = "hung", 2
+	p.topic(p.ca, topic, partitions, nil)
+	p.produce(p.ca, topic, partitions, 0, 500, kgo.SnappyCompression())
+	m := p.start(p.config(topic))
+	p.reach(m, p.cb, p.ends(p.ca, topic))
+	if err := p.b.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	p.produce(p.ca, topic, partitions, 500, 500, kgo.SnappyCompression())
+	time.Sleep(500 * time.Millisecond) // appends are on their way to a broker that sleeps
+	began := time.Now()
+	err := m.end(t)
+	var unclean *mirror.UncleanError
+	if !errors.As(err, &unclean) || unclean.Wait <= 0 || unclean.Wait > 3*time.Second {
+		t.Errorf("Run returned %v, want an unclean end that says how long", err)
+	}
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("the stop took %s", took)
+	}
+	if err := p.b.Resume(); err != nil { // what lay in its sockets is carried out now, late
+		t.Fatal(err)
+	}
+	m = p.start(p.config(topic))
+	p.produce(p.ca, topic, partitions, 1000, 500, kgo.SnappyCompression())
+	ends := p.ends(p.ca, topic)
+	p.reach(m, p.cb, ends)
+	if n := p.identical(topic, ends); n != 1500 {
+		t.Errorf("%d records are the same, want 1500", n)
+	}
+	if err := m.end(t); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -375,6 +375,7 @@ func TestPartition_NeverRewindsNeverGapsNeverDuplicates(t *testing.T) {
 		// Peace: everything that is asked for is done. Then the mirror has all
 		// records, or it has stopped and says why.
 		moves := w.moved
+	peace:
 		for range 10_000 {
 			switch {
 			case w.append != nil:
@@ -383,6 +384,8 @@ func TestPartition_NeverRewindsNeverGapsNeverDuplicates(t *testing.T) {
 				w.answerLook(t)
 			case w.fetch != nil && w.m.End < w.sourceEnd():
 				w.answerFetch(t)
+			default:
+				break peace
 			}
 		}
 		w.check(t)
