@@ -53,7 +53,7 @@ func (r *repeats) log(level slog.Level, msg string, args ...any) {
 			args = append(args[:len(args):len(args)], "repeated", missed)
 		}
 	}
-	r.to.Log(context.Background(), level, msg, args...) //nolint:sloglint // the message is raft's, or a literal of our callers
+	r.to.Log(context.Background(), level, msg, args...)
 }
 
 // due says whether a message may be logged now, and how many were not since.
