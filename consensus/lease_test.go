@@ -218,6 +218,15 @@ func TestHolder_WhyIsASentenceForEachReason(t *testing.T) {
 	}
 }
 
+func TestHolder_AnswerOfAnEarlierEpochArmsNothing(t *testing.T) {
+	h, _, _ := newHolder().Attempt(t0, 1, Hold)
+	h = h.Observe(1, roleAt(Open, 4), DefaultLeaseTiming).Result(1, true)
+	wantActive(t, h, t0, false)
+	h, _, _ = h.Attempt(t0, 2, Hold)
+	h = h.Observe(2, roleAt(Open, 4), DefaultLeaseTiming).Result(2, true)
+	wantActive(t, h, t0, false)
+}
+
 // watched is a state in which us-east-1 holds ingestion after n renewals.
 func watched(t *testing.T, n int) State {
 	b := newStory(t).held()

@@ -57,6 +57,11 @@ func TestRenew_CountsOnlyForTheHolderItsSessionAndItsEpoch(t *testing.T) {
 		}
 	}
 	b.refused(CodeMissing, &Renew{Role: "search"})
+	long, short := b.renew(ingestion, 6), b.renew(ingestion, 7)
+	long.TTL, short.TTL = time.Minute, time.Second
+	if b.do(long).do(short); b.Roles[ingestion].TTL != time.Minute {
+		t.Errorf("leaders would count by %s, the holder may still act by 1m", b.Roles[ingestion].TTL)
+	}
 	b.do(&OpenSession{Node: eastNode, Session: "e2"}).do(b.renew(ingestion, 1)) // nonces start again
 }
 

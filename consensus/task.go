@@ -54,7 +54,9 @@ func TaskOf(ref StepRef) TaskID {
 	return TaskID(fmt.Sprintf("%s/%02d", ref.Plan, ref.Step+1))
 }
 
-// OpenSession begins a daemon's life in the log.
+// OpenSession begins a daemon's life in the log. Late entries of an earlier
+// life may still come and take the session over: a daemon whose session is no
+// longer the one in the state begins anew, with a fresh id.
 type OpenSession struct {
 	Node    topology.Node `json:"node"`
 	Session SessionID     `json:"session"`
