@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/consensus"
@@ -257,6 +258,65 @@ func TestFollow_EndsWithoutAPersonsPatience(t *testing.T) {
 	if _, err := a.follow(ctx, c, "01JPLAN", time.Minute); err == nil || !strings.Contains(err.Error(), "failover abort 01JPLAN") {
 		t.Errorf("a person who leaves: %v", err)
 	}
+}
+
+// flaky fails the first reads, as a daemon does that restarts.
+type flaky struct {
+	fails int
+	reads int
+}
+
+func (f *flaky) Plan(context.Context, consensus.PlanID) (httpapi.Plan, error) {
+	f.reads++
+	if f.reads <= f.fails {
+		return httpapi.Plan{}, httpapi.Problemf(httpapi.Unavailable, "read plan", "", "no daemon answers")
+	}
+	return at(8, consensus.PlanCompleted), nil
+}
+
+func (f *flaky) Plans(ctx context.Context) ([]httpapi.Plan, error) {
+	pl, err := f.Plan(ctx, "")
+	return []httpapi.Plan{pl}, err
+}
+
+func TestFollow_OutlivesARestartOfTheDaemon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out, errOut strings.Builder
+		a := newApp(strings.NewReader(""), &out, &errOut)
+		pl, err := a.follow(t.Context(), &flaky{fails: 100}, "01JPLAN", time.Hour)
+		if err != nil || pl.Plan.Phase != consensus.PlanCompleted {
+			t.Errorf("20 s without a daemon: %v %v", pl.Plan.Phase, err)
+		}
+		if n := strings.Count(errOut.String(), "does not answer"); n != 1 {
+			t.Errorf("said %d times that the daemon does not answer", n)
+		}
+		if n := strings.Count(out.String(), "open ingestion, query in eu-west"); n != 1 {
+			t.Errorf("told %d times of the last step:\n%s", n, out.String())
+		}
+		_, err = a.follow(t.Context(), &flaky{fails: 1 << 30}, "01JPLAN", time.Hour)
+		if err == nil || !strings.Contains(err.Error(), "the plan goes on: `holdfast failover status 01JPLAN`") {
+			t.Errorf("a daemon that stays away: %v", err)
+		}
+	})
+}
+
+func TestRun_FindsAPlanWhoseStartWasNotAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(strings.NewReader(""), &strings.Builder{}, &strings.Builder{})
+		lost := httpapi.Problemf(httpapi.Unknown, "run failover", "look", "the answer was lost")
+		asked := at(8, consensus.PlanCompleted).Plan.Created
+		id, err := a.findStarted(t.Context(), &flaky{fails: 3}, "7f3a9c02be11", asked, lost)
+		if err != nil || id != "01JPLAN" {
+			t.Errorf("found %q, %v", id, err)
+		}
+		// Another plan, and an old run of the same plan, are not it.
+		if _, err := a.findStarted(t.Context(), &flaky{}, "000000000000", asked, lost); !errors.Is(err, lost) {
+			t.Errorf("another plan: %v", err)
+		}
+		if _, err := a.findStarted(t.Context(), &flaky{}, "7f3a9c02be11", asked.Add(time.Hour), lost); !errors.Is(err, lost) {
+			t.Errorf("an old run: %v", err)
+		}
+	})
 }
 
 func TestVerbs_SayTheirExitCodes(t *testing.T) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -184,7 +185,13 @@ func (a *app) begin(c *cobra.Command, s start, client *httpapi.Client, canPlan b
 		}
 		s.hash = hash
 	}
+	asked := a.now()
 	id, err := run(ctx, s.hash)
+	var p *httpapi.Problem
+	if errors.As(err, &p) && p.Code == httpapi.Unknown {
+		a.say("It is not known whether the plan has started (%s); looking.", p.Detail)
+		id, err = a.findStarted(ctx, client, s.hash, asked, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -199,6 +206,37 @@ func (a *app) begin(c *cobra.Command, s start, client *httpapi.Client, canPlan b
 		return err
 	}
 	return a.outcome(pl)
+}
+
+// lookFor bounds how long a plan is looked for whose start is not known.
+const lookFor = 15 * time.Second
+
+// findStarted looks for a plan that was asked to start and whose answer was lost.
+// A plan that is not found may still start: then the error says so.
+func (a *app) findStarted(ctx context.Context, from planLister, hash string, asked time.Time, lost error) (consensus.PlanID, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookFor)
+	defer cancel()
+	for {
+		plans, err := from.Plans(ctx)
+		if err == nil {
+			for _, pl := range plans {
+				// The clock that wrote Created may be another machine's.
+				if pl.Plan.Hash == hash && pl.Plan.Created.After(asked.Add(-time.Minute)) {
+					return pl.ID, nil
+				}
+			}
+		}
+		select {
+		case <-time.After(followEvery):
+		case <-ctx.Done():
+			return "", lost
+		}
+	}
+}
+
+// planLister is what looking for a plan needs.
+type planLister interface {
+	Plans(ctx context.Context) ([]httpapi.Plan, error)
 }
 
 // runCommand is the command that runs a plan shown by c.

@@ -54,7 +54,10 @@ func (a *app) follow(ctx context.Context, from planReader, id consensus.PlanID, 
 		case silentSince.IsZero():
 			silentSince = a.now()
 			a.clearProgress()
-			a.say("the daemon does not answer (%s); the plan goes on without it, still asking", err)
+			var p *httpapi.Problem
+			if !errors.As(err, &p) || p.Code != httpapi.NotFound { // a daemon behind the log does not know the plan yet
+				a.say("the daemon does not answer (%s); the plan goes on without it, still asking", err)
+			}
 		case a.now().Sub(silentSince) > followSilent:
 			return pl, fmt.Errorf("follow plan %s: %w; the plan goes on: `holdfast failover status %s`", id, err, id)
 		}
