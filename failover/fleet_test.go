@@ -36,6 +36,7 @@ type fleet struct {
 	faults  map[string]*fault // by kind of step
 	effects []effect          // in the order in which they came about
 	broken  error             // the first promise that was broken
+	words   map[string]bool   // the attempts whose word the log has taken
 
 	// applied is told of each command, refused or not.
 	applied func(by string, b consensus.Body, before consensus.State, err error)
@@ -82,6 +83,7 @@ func newFleet(with setup) *fleet {
 			eu: {name: eu, node: "eu-west-1", up: true},
 		},
 		faults:  map[string]*fault{},
+		words:   map[string]bool{},
 		applied: func(string, consensus.Body, consensus.State, error) {},
 	}
 	f.rules = Rules{
@@ -178,8 +180,35 @@ func (f *fleet) propose(by string, b consensus.Body) error {
 	if f.broken == nil {
 		f.broken = neverTwo(before, next, c.Body)
 	}
+	if err == nil && f.broken == nil {
+		f.broken = f.oneWord(before, c.Body)
+	}
 	f.applied(by, c.Body, before, err)
 	return err
+}
+
+// oneWord checks that the log takes one word for each attempt, and only for
+// the one that is being worked on.
+func (f *fleet) oneWord(before consensus.State, b consensus.Body) error {
+	var id consensus.TaskID
+	var attempt int
+	switch c := b.(type) {
+	case *consensus.FinishTask:
+		id, attempt = c.Task, c.Attempt
+	case *consensus.FailTask:
+		id, attempt = c.Task, c.Attempt
+	default:
+		return nil
+	}
+	key := fmt.Sprintf("%s attempt %d", id, attempt)
+	if now := before.Tasks[id].Attempt; now != attempt {
+		return fmt.Errorf("%T speaks for %s, which is at attempt %d", b, key, now)
+	}
+	if f.words[key] {
+		return fmt.Errorf("%T speaks a second time for %s", b, key)
+	}
+	f.words[key] = true
+	return nil
 }
 
 // neverTwo checks one entry of the log against the first promise: a role

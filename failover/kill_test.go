@@ -15,6 +15,8 @@ type disaster struct {
 	strike func(f *fleet, actor topology.Region)
 	// away says that whoever was struck stays away until all else has settled.
 	away bool
+	// superseded says that another plan may take over.
+	superseded bool
 }
 
 var disasters = []disaster{
@@ -45,6 +47,13 @@ var disasters = []disaster{
 	}},
 	{name: "a person aborts", strike: func(f *fleet, _ topology.Region) {
 		_ = f.propose("operator", &consensus.AbortPlan{Plan: "plan-001", Why: "told to"})
+	}},
+	{name: "a person fences the new region and moves back", superseded: true, strike: func(f *fleet, _ topology.Region) {
+		f.boot(us)
+		c, blockers := MakePlan(f.now, f.state, f.h, f.rules, Intent{To: us, Fenced: eu, Reason: "it does not work there", AcceptLoss: true})
+		if len(blockers) == 0 {
+			_ = f.run("plan-002", c, "operator")
+		}
 	}},
 	{name: "a person aborts and the new region dies", away: true, strike: func(f *fleet, _ topology.Region) {
 		_ = f.propose("operator", &consensus.AbortPlan{Plan: "plan-001", Why: "told to"})
@@ -185,12 +194,16 @@ func TestPlan_KilledAtEveryBoundary(t *testing.T) {
 					c.recover()
 					c.checkWhole()
 					c.checkWayOut()
-					ends[c.state.Plans["plan-001"].Phase]++
+					p := c.state.Plans["plan-001"].Phase
+					if p == consensus.PlanSuperseded && !d.superseded {
+						c.fatal("%s was superseded\n%s", "plan-001", c.log())
+					}
+					ends[p]++
 					runs++
 				}
 			}
 			t.Logf("%d boundaries, %d runs: %v", total, runs, ends)
-			if ends[consensus.PlanCompleted]+ends[consensus.PlanRolledBack] != runs {
+			if ends[consensus.PlanCompleted]+ends[consensus.PlanRolledBack]+ends[consensus.PlanSuperseded] != runs {
 				t.Errorf("%d runs ended %v", runs, ends)
 			}
 			if ends[consensus.PlanRolledBack] == 0 || plan.fault == "" && ends[consensus.PlanCompleted] == 0 {

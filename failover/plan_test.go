@@ -181,6 +181,58 @@ func TestPlan_DecidingChangesNothing(t *testing.T) {
 	}
 }
 
+// TestPlan_DecidedOnAnotherWorldIsRefused: between reading a plan and running
+// it the world may change; the log compares what the plan rests on.
+func TestPlan_DecidedOnAnotherWorldIsRefused(t *testing.T) {
+	stale := func(name string, want Intent, meanwhile change) {
+		t.Helper()
+		f := newFleet(setup{policy: consensus.Demote})
+		if want.Unplanned {
+			_ = f.expire(us)
+		}
+		// One link has turned before, as in any fleet that has a history.
+		link(func(l *consensus.Link) { l.Turn = 3 })(f)
+		c, blockers := MakePlan(f.now, f.state, f.h, f.rules, want)
+		if len(blockers) > 0 {
+			t.Fatal(name, blockers)
+		}
+		meanwhile(f)
+		if err := f.run("late", c, "operator"); !consensus.Refused(err, consensus.CodeStale) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	expire := func(f *fleet) { _ = f.expire(us) }
+	stale("the lease ran out", planned, expire)
+	stale("the region took it again", Intent{To: eu, Unplanned: true}, func(f *fleet) { _ = f.reclaim(us, topology.Query) })
+	stale("the mirror ended", fenced, func(f *fleet) {
+		f.must(f.propose("eu-west", &consensus.EndLink{Link: there, Epoch: 1, Ends: consensus.Offsets{"events": {0: 9}}}))
+	})
+}
+
+// TestPlan_IsNotGivenUpForTheMirrorAlone: a plan that only has to turn the
+// mirror round ends by itself; nobody else would turn it.
+func TestPlan_IsNotGivenUpForTheMirrorAlone(t *testing.T) {
+	f := newFleet(setup{roles: []topology.Role{topology.Ingestion}})
+	c, _ := MakePlan(f.now, f.state, f.h, f.rules, planned)
+	f.must(f.run("p1", c, "operator"))
+	for range roundsMax {
+		p := f.state.Plans["p1"]
+		i, left := p.Current()
+		if !left || p.Steps[i].Kind == consensus.StepLinkReverse {
+			break
+		}
+		f.lead()
+		f.work()
+	}
+	if err := f.propose("operator", &consensus.SupersedePlan{Plan: "p1", Why: "impatient"}); !consensus.Refused(err, consensus.CodeConflict) {
+		t.Errorf("given up: %v", err)
+	}
+	f.settle()
+	if p := f.state.Plans["p1"]; p.Phase != consensus.PlanCompleted || f.broken != nil {
+		t.Errorf("the plan is %s, %v", p.Phase, f.broken)
+	}
+}
+
 // TestNext_SilenceBeforeTheGrantTurnsBack: a step that says nothing for its
 // time and some grace is given up while there is a way back; after it, never.
 func TestNext_SilenceBeforeTheGrantTurnsBack(t *testing.T) {

@@ -155,7 +155,7 @@ func (c *chaos) make(want Intent) bool {
 func (c *chaos) send(candidate Candidate) bool {
 	c.plans++
 	b := &consensus.CreatePlan{ID: c.id(), Plan: candidate.Plan, Supersedes: candidate.Supersedes}
-	if c.t != nil && rapid.IntRange(0, 9).Draw(c.t, "slow") == 0 {
+	if c.t != nil && rapid.IntRange(0, 3).Draw(c.t, "slow") == 0 {
 		c.flight = append(c.flight, b)
 		return true
 	}
@@ -189,7 +189,7 @@ func (c *chaos) event() {
 	}
 	switch rapid.SampledFrom([]string{
 		"lead", "lead", "lead", "lead", "stale leader", "two leaders", "work", "work", "work", "work half", "word", "word",
-		"slow stop", "reseed", "kill", "boot", "boot", "expire", "renewals", "fail", "abort", "retry", "automatic", "begin", "judge", "wait",
+		"slow stop", "reseed", "kill", "boot", "boot", "expire", "renewals", "fail", "abort", "retry", "automatic", "begin", "begin", "judge", "wait",
 	}).Draw(c.t, "event") {
 	case "lead":
 		c.lead()
