@@ -16,7 +16,7 @@ import (
 // dispatchFetches starts at most one fetch per source broker and lane. What is
 // known to have records goes where nothing waits; the rest waits together.
 func (l *loop) dispatchFetches(now time.Time) {
-	limit, perPartition, perRequest := l.fetchBudget()
+	limit, most, whole := l.fetchBudget()
 	groups := map[laneKey][]*part{}
 	for _, p := range l.byTurn(func(p *part) bool { return p.fetch != nil }) {
 		if wait := p.fetchAt.Sub(now); wait > 0 {
@@ -37,6 +37,7 @@ func (l *loop) dispatchFetches(now time.Time) {
 		}
 	}
 	for key, parts := range groups {
+		perPartition, perRequest := l.asks[key.node].within(most, whole)
 		if l.fetching[key] || l.queued+l.reserved+perRequest > limit && l.queued+l.reserved > 0 {
 			continue // the end of a fetch or an append wakes us
 		}
@@ -53,6 +54,36 @@ func (l *loop) fetchBudget() (limit, perPartition, perRequest int) {
 		perPartition = min(perPartition, max(16<<10, limit/8))
 	}
 	return limit, perPartition, min(16<<20, max(perPartition, limit/8))
+}
+
+// ask is how much less than the budget is asked of one broker at a time. On a
+// thin line a full answer takes longer than its request may: then nothing ever
+// arrives. So an answer that failed or took long halves the next one, and a
+// quick one doubles it.
+type ask struct{ halved int }
+
+const (
+	askSlow   = 2 * time.Second
+	askQuick  = 500 * time.Millisecond
+	askLowest = 16 << 10 // a broker sends one whole batch at least, whatever is asked
+)
+
+func (a ask) within(perPartition, perRequest int) (int, int) {
+	perRequest = max(min(askLowest, perRequest), perRequest>>a.halved)
+	return min(perPartition, perRequest), perRequest
+}
+
+// after is the next ask, given how the last one went.
+func (a ask) after(perRequest int, took time.Duration, failed bool) ask {
+	switch {
+	case failed && perRequest > askLowest:
+		a.halved += 2
+	case took > askSlow && perRequest > askLowest:
+		a.halved++
+	case !failed && took < askQuick && a.halved > 0:
+		a.halved--
+	}
+	return a
 }
 
 type fetchItem struct {
@@ -78,6 +109,7 @@ func (l *loop) startFetch(key laneKey, parts []*part, perPartition int32, perReq
 	}
 	l.fetching[key] = true
 	l.reserved += perRequest
+	begun := time.Now()
 	l.work.Go(func() {
 		ctx, cancel := context.WithTimeout(l.reads, wait+lookTimeout)
 		defer cancel()
@@ -93,6 +125,9 @@ func (l *loop) startFetch(key laneKey, parts []*part, perPartition int32, perReq
 		l.events <- func() {
 			delete(l.fetching, key)
 			l.reserved -= perRequest
+			if !key.tail || err != nil {
+				l.asks[key.node] = l.asks[key.node].after(perRequest, time.Since(begun)-wait, err != nil)
+			}
 			if moved {
 				l.wantRefresh()
 			}

@@ -19,6 +19,8 @@ import (
 const (
 	groupsTimeout = 30 * time.Second
 	groupsChunk   = 100 // groups in one offset request
+	groupTries    = 20  // for errors that pass by themselves
+	groupWait     = 250 * time.Millisecond
 	// groupsRenew is how often unchanged offsets are written again, so that an
 	// idle group at the target does not expire (offsets.retention.minutes is 7
 	// days by default).
@@ -83,20 +85,7 @@ func SyncGroups(ctx context.Context, source, target *kafka.Client, opt SyncOptio
 	}
 	refused := map[string]map[topology.Partition]string{}
 	for _, group := range slices.Sorted(maps.Keys(writes)) {
-		refused[group] = map[topology.Partition]string{}
-		resp, err := target.Admin.CommitOffsets(ctx, group, writes[group])
-		writes[group].Each(func(o kadm.Offset) {
-			p := topology.Partition{Topic: o.Topic, Partition: o.Partition}
-			one, ok := resp.Lookup(o.Topic, o.Partition)
-			switch {
-			case err != nil:
-				refused[group][p] = err.Error()
-			case !ok:
-				refused[group][p] = errNoAnswer.Error()
-			case one.Err != nil:
-				refused[group][p] = one.Err.Error()
-			}
-		})
+		refused[group] = writeCommits(ctx, target, group, writes[group])
 	}
 	if len(writes) == 0 {
 		return GroupReport{At: time.Now(), Rows: rows}, nil
@@ -209,39 +198,91 @@ func groupFacts(ctx context.Context, source, target *kafka.Client, opt SyncOptio
 }
 
 // readCommits reads the committed offsets of all these groups; a group without
-// any has an empty entry.
+// any has an empty entry. Coordinators move, and a fresh cluster has none until
+// it was asked for the first time, so what passes by itself is waited for.
 func readCommits(ctx context.Context, cl *kafka.Client, groups []string) (map[string]replicate.Commits, error) {
 	out := make(map[string]replicate.Commits, len(groups))
 	for chunk := range slices.Chunk(groups, groupsChunk) {
-		got := cl.Admin.FetchManyOffsets(ctx, chunk...)
-		for _, group := range chunk {
-			one, ok := got[group]
-			if !ok {
-				return nil, fmt.Errorf("read offsets of group %s in kafka %s: %w", group, cl.Name(), errNoAnswer)
-			}
-			if errors.Is(one.Err, kerr.GroupIDNotFound) { // newer brokers say so where older ones list nothing
-				out[group] = replicate.Commits{}
-				continue
-			}
-			if one.Err != nil {
-				return nil, fmt.Errorf("read offsets of group %s in kafka %s: %w", group, cl.Name(), one.Err)
-			}
-			commits := replicate.Commits{}
-			var bad error
-			one.Fetched.Each(func(o kadm.OffsetResponse) {
-				if o.Err != nil {
-					bad = errors.Join(bad, fmt.Errorf("%s/%d: %w", o.Topic, o.Partition, o.Err))
-				} else if o.At >= 0 {
-					commits[topology.Partition{Topic: o.Topic, Partition: o.Partition}] = replicate.Commit{Offset: o.At, Metadata: o.Metadata}
-				}
-			})
-			if bad != nil {
-				return nil, fmt.Errorf("read offsets of group %s in kafka %s: %w", group, cl.Name(), bad)
-			}
-			out[group] = commits
+		err := untilSettled(ctx, func() error { return readSomeCommits(ctx, cl, chunk, out) })
+		if err != nil {
+			return nil, err
 		}
 	}
 	return out, nil
+}
+
+func readSomeCommits(ctx context.Context, cl *kafka.Client, groups []string, out map[string]replicate.Commits) error {
+	got := cl.Admin.FetchManyOffsets(ctx, groups...)
+	for _, group := range groups {
+		one, ok := got[group]
+		if !ok {
+			return fmt.Errorf("read offsets of group %s in kafka %s: %w", group, cl.Name(), errNoAnswer)
+		}
+		if errors.Is(one.Err, kerr.GroupIDNotFound) { // newer brokers say so where older ones list nothing
+			out[group] = replicate.Commits{}
+			continue
+		}
+		if one.Err != nil {
+			return fmt.Errorf("read offsets of group %s in kafka %s: %w", group, cl.Name(), one.Err)
+		}
+		commits := replicate.Commits{}
+		var bad error
+		one.Fetched.Each(func(o kadm.OffsetResponse) {
+			if o.Err != nil {
+				bad = errors.Join(bad, fmt.Errorf("%s/%d: %w", o.Topic, o.Partition, o.Err))
+			} else if o.At >= 0 {
+				commits[topology.Partition{Topic: o.Topic, Partition: o.Partition}] = replicate.Commit{Offset: o.At, Metadata: o.Metadata}
+			}
+		})
+		if bad != nil {
+			return fmt.Errorf("read offsets of group %s in kafka %s: %w", group, cl.Name(), bad)
+		}
+		out[group] = commits
+	}
+	return nil
+}
+
+// untilSettled tries again while Kafka itself says that the error passes.
+func untilSettled(ctx context.Context, do func() error) error {
+	for try := 1; ; try++ {
+		err := do()
+		var kafkaErr *kerr.Error
+		if err == nil || try == groupTries || !errors.As(err, &kafkaErr) || !kafkaErr.Retriable {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(groupWait):
+		}
+	}
+}
+
+// writeCommits writes the offsets of one group and says which were refused.
+func writeCommits(ctx context.Context, cl *kafka.Client, group string, os kadm.Offsets) map[topology.Partition]string {
+	var refused map[topology.Partition]string
+	_ = untilSettled(ctx, func() error { // the last try's answers are in refused
+		refused = map[topology.Partition]string{}
+		resp, err := cl.Admin.CommitOffsets(ctx, group, os)
+		first := err
+		os.Each(func(o kadm.Offset) {
+			one, ok := resp.Lookup(o.Topic, o.Partition)
+			why := err
+			switch {
+			case err != nil:
+			case !ok:
+				why = errNoAnswer
+			default:
+				why = one.Err
+			}
+			if why != nil {
+				refused[topology.Partition{Topic: o.Topic, Partition: o.Partition}] = why.Error()
+				first = why
+			}
+		})
+		return first
+	})
+	return refused
 }
 
 // GroupLag is how far one group is from the given ends.

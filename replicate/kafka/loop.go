@@ -65,6 +65,7 @@ type loop struct {
 	appending map[int32]int // by target broker
 	inFlight  int           // append requests
 	queued    int           // bytes in the machines' queues
+	asks      map[int32]ask // by source broker
 	reserved  int           // bytes that outstanding fetches may bring
 	turn      uint64
 	stopping  bool
@@ -83,7 +84,7 @@ func newLoop(m *Mirror, tail *kafka.Client) *loop {
 		Mirror: m, tail: tail, events: make(chan func(), 64),
 		parts: map[topology.Partition]*part{}, findings: map[string][]replicate.Finding{},
 		throttle: throttle{rate: m.conf.Rate},
-		fetching: map[laneKey]bool{}, appending: map[int32]int{}, refresh: make(chan struct{}, 1),
+		fetching: map[laneKey]bool{}, asks: map[int32]ask{}, appending: map[int32]int{}, refresh: make(chan struct{}, 1),
 	}
 }
 
