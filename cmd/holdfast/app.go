@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -134,14 +135,29 @@ func (a *app) show(v any, text func() string) error {
 // say prints what is not a result.
 func (a *app) say(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) }
 
-// ask lets a person type a name. Anything but that very name is a no.
-func (a *app) ask(question, name string) (bool, error) {
+// ask lets a person type a name. Anything but that very name is a no, and so
+// is an interrupt: the read is left behind, the process is about to end.
+func (a *app) ask(ctx context.Context, question, name string) (bool, error) {
 	fmt.Fprintf(a.err, "%s: ", question)
-	line, err := a.in.ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, fmt.Errorf("read the answer: %w", err)
+	type answer struct {
+		line string
+		err  error
 	}
-	return strings.TrimSpace(line) == name, nil
+	got := make(chan answer, 1)
+	go func() {
+		line, err := a.in.ReadString('\n')
+		got <- answer{line, err}
+	}()
+	select {
+	case g := <-got:
+		if g.err != nil && !errors.Is(g.err, io.EOF) {
+			return false, fmt.Errorf("read the answer: %w", g.err)
+		}
+		return strings.TrimSpace(g.line) == name, nil
+	case <-ctx.Done():
+		a.say("")
+		return false, nil
+	}
 }
 
 // group is a verb that only has verbs below it.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"path/filepath"
@@ -223,6 +224,22 @@ func TestFailover_RunsOnlyAfterTheRegionsNameWasTyped(t *testing.T) {
 		case !runs && (code != exitFailed || !strings.Contains(errOut, "nothing was changed")):
 			t.Errorf("%q: %d\n%s", answer, code, errOut)
 		}
+	}
+}
+
+func TestFailover_TakesAnInterruptForANo(t *testing.T) {
+	d := fleets["calm"]()
+	silent, hangUp := io.Pipe() // nobody types
+	defer hangUp.Close()
+	var out, errOut strings.Builder
+	a := newApp(silent, &out, &errOut)
+	a.asks = true
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	root := verbs(a)
+	root.SetArgs([]string{"failover", "--to", "eu-west", "--socket", d.serve(t, t.TempDir(), "a")})
+	if code := a.finish(root.ExecuteContext(ctx)); code != exitFailed || len(d.ran) != 0 || !strings.Contains(errOut.String(), "nothing was changed") {
+		t.Errorf("%d, ran %v:\n%s", code, d.ran, errOut.String())
 	}
 }
 

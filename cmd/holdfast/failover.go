@@ -175,7 +175,7 @@ func (a *app) begin(c *cobra.Command, s start, client *httpapi.Client, canPlan b
 			a.say("Nothing was changed. To run it: %s --plan %s --yes", runCommand(c), hash)
 			return nil
 		}
-		yes, err := a.ask("\nType "+name+" to run this plan", name)
+		yes, err := a.ask(ctx, "\nType "+name+" to run this plan", name)
 		if err != nil {
 			return err
 		}
