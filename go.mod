@@ -73,3 +73,5 @@ require (
 )
 
 replace github.com/hashicorp/go-metrics => github.com/hashicorp/go-metrics v0.5.4
+
+ignore ./build

@@ -535,3 +535,27 @@ func TestParse_FindsItsPlaceInABlock(t *testing.T) {
 		t.Errorf("want line 7, column 7: %v", err)
 	}
 }
+
+func TestDefaults_AreWhatIsShipped(t *testing.T) {
+	var node Node
+	node.setDefaults()
+	var role Role
+	role.setDefaults()
+	shipped := func(name string, wants ...string) {
+		t.Helper()
+		text, err := os.ReadFile("../../deploy/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range wants {
+			if !strings.Contains(string(text), want) {
+				t.Errorf("%s lacks %q", name, want)
+			}
+		}
+	}
+	lb := role.LB
+	shipped("systemd/holdfast.service", "StateDirectory="+filepath.Base(node.Data)+"\n", "RuntimeDirectory="+filepath.Base(filepath.Dir(node.Socket))+"\n")
+	shipped("systemd/holdfast.tmpfiles.conf", node.Data+" ", filepath.Dir(node.Socket)+" ")
+	shipped("haproxy/haproxy.cfg", fmt.Sprintf("inter %s fall %d ", lb.Interval, lb.Fall), fmt.Sprintf("timeout check %s\n", lb.Timeout), fmt.Sprintf("timeout server %s\n", lb.Drain))
+	shipped("nginx/holdfast.conf", fmt.Sprintf("lb: {interval: %s, fall: 1, timeout: %s, drain: %s}", lb.Interval, lb.Timeout, lb.Drain))
+}
