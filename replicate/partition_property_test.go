@@ -257,8 +257,8 @@ func harder(t *testing.T, name, value string) {
 }
 
 func TestPartition_NeverRewindsNeverGapsNeverDuplicates(t *testing.T) {
-	harder(t, "rapid.steps", "120")
-	harder(t, "rapid.checks", "2000")
+	harder(t, "rapid.steps", "100")
+	harder(t, "rapid.checks", "1500")
 	moved, frozen, runs := 0, 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		runs++

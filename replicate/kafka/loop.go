@@ -329,7 +329,9 @@ func (l *loop) dispatchSeen(now time.Time) {
 		if now.Sub(p.seenAsked) < l.conf.TopicsEvery {
 			continue
 		}
-		if p.m.State == replicate.Frozen {
+		if p.m.State == replicate.Frozen || now.Sub(p.m.SourceSeenAt) >= l.conf.TopicsEvery {
+			// The second: on a thin line an answer to a fetch, which tells the
+			// end too, may take longer than a person wants to be in the dark.
 			if node, at, err := home(l.source, p, "source"); err == nil {
 				p.seenAsked = now
 				sources[node] = append(sources[node], at)
