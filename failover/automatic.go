@@ -43,6 +43,17 @@ func Automatic(now time.Time, s consensus.State, h Health, rules Rules) (Intent,
 	if len(roles) == 0 {
 		return Intent{}, false, "no automatic role lost its lease"
 	}
+	// Leases of one region run out within a moment of each other, and what
+	// moves together should be one plan: wait for the others of a daemon that
+	// is silent.
+	if !h.Regions[from].Alive(rules.HeardWithin) {
+		for _, name := range sortedKeys(s.Roles) {
+			r := s.Roles[name]
+			if s.Settings.Roles[name].Auto && r.Holder == from && r.Policy == consensus.Demote {
+				return Intent{}, false, fmt.Sprintf("the lease of %s in %s runs out too", name, from)
+			}
+		}
+	}
 	others := 0
 	for _, node := range sortedKeys(s.Members) {
 		if s.Members[node].Region == from {

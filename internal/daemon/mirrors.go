@@ -170,11 +170,19 @@ func (m *mirrors) sample(run *link) {
 	if run.mirror == nil || run.over() {
 		return
 	}
-	sum := int64(0)
+	sum, at := int64(0), time.Time{}
 	for _, p := range run.mirror.Status().Partitions {
-		sum += max(0, p.SourceEnd)
+		if p.SourceSeenAt == nil {
+			return // a sum without it would jump when it comes
+		}
+		sum += p.SourceEnd
+		if at.IsZero() || p.SourceSeenAt.Before(at) {
+			at = *p.SourceSeenAt
+		}
 	}
-	run.rate.add(m.clock.Now(), sum)
+	if !at.IsZero() {
+		run.rate.add(at, sum)
+	}
 	run.last = run.mirror.Groups()
 }
 

@@ -314,35 +314,42 @@ func linkHealth(l linkReport, age time.Duration) failover.LinkHealth {
 }
 
 // rateOf estimates how many records per second a link's source accepts, from
-// the sums of its ends over the last seconds.
+// what was seen of its ends. It keeps the highest rate of the last minutes: a
+// bound on a loss should not be too low because the last view was a slow one.
 type rateOf struct {
 	samples []rateSample
 }
 
 type rateSample struct {
-	at  clock.Instant
-	sum int64
+	at  time.Time // when the ends were seen
+	sum int64     // of all ends
+	per float64   // records per second since the sample before
 }
 
-const rateSpan = 10 * time.Second
+const (
+	rateStep = 2 * time.Second
+	rateSpan = 10 * time.Minute
+)
 
-func (r *rateOf) add(now clock.Instant, sum int64) {
-	r.samples = append(r.samples, rateSample{now, sum})
-	i := slices.IndexFunc(r.samples, func(s rateSample) bool { return now.Sub(s.at) <= rateSpan })
+func (r *rateOf) add(at time.Time, sum int64) {
+	n := len(r.samples)
+	if n > 0 && at.Sub(r.samples[n-1].at) < rateStep {
+		return
+	}
+	s := rateSample{at: at, sum: sum}
+	if n > 0 {
+		s.per = max(0, float64(sum-r.samples[n-1].sum)/at.Sub(r.samples[n-1].at).Seconds())
+	}
+	r.samples = append(r.samples, s)
+	i := slices.IndexFunc(r.samples, func(s rateSample) bool { return at.Sub(s.at) <= rateSpan })
 	r.samples = r.samples[max(0, i):]
 }
 
-// perSecond is the highest rate between two samples at least a second apart
-// within the span: a bound should not be too low.
+// perSecond is the highest rate of the last minutes.
 func (r *rateOf) perSecond() float64 {
 	best := 0.0
-	for i := range r.samples {
-		for j := i + 1; j < len(r.samples); j++ {
-			d := r.samples[j].at.Sub(r.samples[i].at).Seconds()
-			if d >= 1 {
-				best = max(best, float64(r.samples[j].sum-r.samples[i].sum)/d)
-			}
-		}
+	for _, s := range r.samples {
+		best = max(best, s.per)
 	}
 	return best
 }
