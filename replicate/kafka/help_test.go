@@ -34,13 +34,18 @@ type rig struct {
 
 func newRig(t testing.TB, opts ...kfake.Opt) *rig {
 	t.Helper()
-	r := &rig{t: t, link: replicate.Link{Source: "a", Target: "b", Epoch: 1}, log: slog.New(slog.DiscardHandler), requestTimeout: 2 * time.Second}
-	if os.Getenv("HOLDFAST_TEST_LOG") != "" {
-		r.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	}
+	r := &rig{t: t, link: replicate.Link{Source: "a", Target: "b", Epoch: 1}, log: newRigLog(), requestTimeout: 2 * time.Second}
 	r.fakeA, r.a = r.cluster("a", opts...)
 	r.fakeB, r.b = r.cluster("b", opts...)
 	return r
+}
+
+// newRigLog is silent unless HOLDFAST_TEST_LOG is set.
+func newRigLog() *slog.Logger {
+	if os.Getenv("HOLDFAST_TEST_LOG") != "" {
+		return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	return slog.New(slog.DiscardHandler)
 }
 
 func (r *rig) cluster(name string, opts ...kfake.Opt) (*kfake.Cluster, *kafka.Client) {
