@@ -31,4 +31,5 @@
 //	automatic.go  Automatic: when the leader moves roles by itself
 //	loss.go       the bound on what an unplanned move loses
 //	reseed.go     MakeReseed
+//	testdata/     how a failover goes, as stories: begin with README.md there
 package failover

@@ -50,9 +50,15 @@ var disasters = []disaster{
 	}},
 	{name: "a person fences the new region and moves back", superseded: true, strike: func(f *fleet, _ topology.Region) {
 		f.boot(us)
+		f.h = healthy() // it is back, and the leader has heard so
 		c, blockers := MakePlan(f.now, f.state, f.h, f.rules, Intent{To: us, Fenced: eu, Reason: "it does not work there", AcceptLoss: true})
-		if len(blockers) == 0 {
-			_ = f.run("plan-002", c, "operator")
+		p := f.state.Plans["plan-001"]
+		_, left := p.Current()
+		switch {
+		case len(blockers) == 0:
+			f.must(f.run("plan-002", c, "operator"))
+		case p.Phase == consensus.PlanGranted && p.Supersedable() && left:
+			f.must(fmt.Errorf("no way back: %v", blockers))
 		}
 	}},
 	{name: "a person aborts and the new region dies", away: true, strike: func(f *fleet, _ topology.Region) {

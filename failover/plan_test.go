@@ -233,6 +233,41 @@ func TestPlan_IsNotGivenUpForTheMirrorAlone(t *testing.T) {
 	}
 }
 
+// TestPlan_LateWordOfAnEarlierAttemptIsRefused, in one life of a daemon and
+// also after a person said retry: no two attempts share a number.
+func TestPlan_LateWordOfAnEarlierAttemptIsRefused(t *testing.T) {
+	f := newFleet(setup{roles: []topology.Role{topology.Query}})
+	c, _ := MakePlan(f.now, f.state, f.h, f.rules, planned)
+	f.must(f.run("p1", c, "operator"))
+	f.faults[KindCanary] = &fault{forwardTries, "refused"}
+	var words []consensus.Body
+	f.applied = func(_ string, b consensus.Body, _ consensus.State, err error) {
+		if w, ok := b.(*consensus.FailTask); ok && err == nil {
+			words = append(words, w)
+		}
+	}
+	f.settle()
+	if len(words) != forwardTries || Stuck("p1", f.state) == "" {
+		t.Fatalf("%d attempts failed; stuck: %q", len(words), Stuck("p1", f.state))
+	}
+	step, _ := f.state.Plans["p1"].Current()
+	f.must(f.propose("operator", &consensus.RetryTask{Step: consensus.StepRef{Plan: "p1", Step: step}}))
+	f.lead()
+	for id := range f.state.Tasks {
+		if !f.claim(id) {
+			t.Fatal("the new attempt was not claimed")
+		}
+	}
+	for _, w := range words {
+		if err := f.propose("late", w); !consensus.Refused(err, consensus.CodeStale) {
+			t.Errorf("the word of attempt %d was taken again: %v", w.(*consensus.FailTask).Attempt, err)
+		}
+	}
+	if f.broken != nil {
+		t.Error(f.broken)
+	}
+}
+
 // TestNext_SilenceBeforeTheGrantTurnsBack: a step that says nothing for its
 // time and some grace is given up while there is a way back; after it, never.
 func TestNext_SilenceBeforeTheGrantTurnsBack(t *testing.T) {
