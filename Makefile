@@ -46,7 +46,7 @@ lint: $(GOLANGCI) ## formatting, go vet, golangci-lint (.golangci.yml says why e
 
 fuzz: ## every fuzz target for FUZZTIME (10s) each
 	@found=0; while IFS=: read -r file name; do \
-		found=1; echo "fuzz $$name in $$(dirname $$file) for $(FUZZTIME)"; \
+		found=1; echo "fuzz $${name#func } in $$(dirname $$file) for $(FUZZTIME)"; \
 		go test -run '^$$' -fuzz "^$${name#func }\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x "./$$(dirname $$file)"; \
 	done < <(git grep --untracked -oE '^func Fuzz[A-Za-z0-9_]+' -- '*_test.go'); \
 	[ $$found = 1 ] || { echo "no fuzz target found"; exit 1; }
