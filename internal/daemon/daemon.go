@@ -82,6 +82,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	// What a person has to mend is said before anything is touched. A secret
+	// that goes missing later only makes its own store unready.
+	if err := fleet.CheckHost(topology.Node(o.Node)); err != nil {
+		return err
+	}
 	log := o.Log.With("node", o.Node)
 	d := &Daemon{
 		file: o.ConfigPath, fleet: fleet, node: topology.Node(o.Node), me: me, version: o.Version, log: log,
@@ -104,13 +109,22 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	if d.regions, err = openRegions(fleet, me.Via, d.clock, log); err != nil {
+		return err
+	}
+	u.add("stores", func(context.Context) error {
+		for _, r := range d.regions {
+			r.close()
+		}
+		return nil
+	})
 	peers := map[topology.Node]string{}
 	for name, n := range fleet.Nodes {
 		peers[name] = n.Peer
 	}
 	port, err := raft.Listen(raft.PortConfig{Listen: me.Listen, Identity: identity, Peers: peers, Dial: dialer(me.Via), Log: log})
 	if err != nil {
-		return fmt.Errorf("%w; is another daemon running, or does nodes.%s.listen need another address?", err, d.node)
+		return fmt.Errorf("%w; the address is nodes.%s.listen", err, d.node)
 	}
 	d.port = port
 	u.add("peer port", func(context.Context) error { return port.Close() })
@@ -131,9 +145,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	u.add("raft", d.raft.Stop)
 	// The data directory is ours alone from here on: raft holds its lock.
-	if d.keeper, err = newKeeper(d.node, d.session, me.Data, d.clock, log); err != nil {
-		return err
-	}
+	d.keeper = newKeeper(d.node, d.session, d.boot, me.Data, leaseTiming(fleet.Timing.Lease), d.clock, log)
 	d.keeper.propose, d.keeper.state = d.raft, d.raft.State
 
 	if me.Health != "" {
@@ -141,15 +153,6 @@ func Run(ctx context.Context, o Options) (err error) {
 			return err
 		}
 	}
-	if d.regions, err = openRegions(fleet, me.Via, d.clock, log); err != nil {
-		return err
-	}
-	u.add("stores", func(context.Context) error {
-		for _, r := range d.regions {
-			r.close()
-		}
-		return nil
-	})
 	d.leader = &leader{
 		node: d.node, clock: d.clock, log: log, propose: d.raft, state: d.raft.State, changes: d.raft.Watch,
 		health: d.health, rules: func() failover.Rules { return rulesOf(fleet) },
@@ -218,6 +221,7 @@ func (d *Daemon) startRegion(ctx context.Context, wg *sync.WaitGroup) error {
 		rate: float64(d.fleet.Mirror.RateLimit), every: d.fleet.Mirror.GroupInterval, clock: d.clock, born: d.started,
 		state: d.raft.State, propose: d.raft, log: d.log, metrics: d.reg,
 		links: map[consensus.LinkID]*link{}, held: map[consensus.LinkID]uint64{}, paused: map[consensus.LinkID]time.Time{},
+		said: map[consensus.LinkID]string{},
 	}
 	driver, err := hooks.New(hooks.Config{Dir: filepath.Join(d.me.Data, "hooks"), Region: d.me.Region, Boot: d.boot, Log: d.log})
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	steps "github.com/holdfast-dr/holdfast/failover/kafka"
 	"github.com/holdfast-dr/holdfast/internal/clock"
 	"github.com/holdfast-dr/holdfast/internal/config"
+	"github.com/holdfast-dr/holdfast/internal/kafka"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 	"github.com/holdfast-dr/holdfast/replicate"
 	mirror "github.com/holdfast-dr/holdfast/replicate/kafka"
@@ -54,6 +55,7 @@ type mirrors struct {
 	links  map[consensus.LinkID]*link
 	held   map[consensus.LinkID]uint64 // stopped by a step at this epoch
 	paused map[consensus.LinkID]time.Time
+	said   map[consensus.LinkID]string // why a link stopped, as last logged
 }
 
 // link is one run of one link here.
@@ -219,14 +221,33 @@ func (m *mirrors) start(ctx context.Context, id consensus.LinkID, l consensus.Li
 	}
 	m.log.Info("link", "link", id, "epoch", l.Epoch, "phase", l.Phase)
 	go func() {
-		err := work()
-		if err != nil && ctx.Err() == nil {
-			m.log.Warn("link stopped, it is started again", "link", id, "wait", mirrorRestart, "error", err)
+		err := m.rightClusters(ctx, l)
+		if err == nil {
+			err = work()
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
+		if err != nil && ctx.Err() == nil && m.said[id] != err.Error() {
+			m.said[id] = err.Error() // said once; status and readyz show it as long as it lasts
+			m.log.Warn("link stopped, it is started again and again", "link", id, "every", mirrorRestart, "error", err)
+		}
 		run.finish(err)
 	}()
+}
+
+// rightClusters refuses to read from or write to a cluster that is not the one
+// the fleet file names. A cluster that does not answer is not wrong: the
+// mirror waits for it.
+func (m *mirrors) rightClusters(ctx context.Context, l consensus.Link) error {
+	for _, name := range []topology.Region{l.From, l.To} {
+		attempt, cancel := context.WithTimeout(ctx, m.regions[name].timeout)
+		_, err := m.regions[name].kafka.Ping(attempt)
+		cancel()
+		if errors.Is(err, kafka.ErrWrongCluster) {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *link) finish(err error) {

@@ -44,18 +44,20 @@ type region struct {
 	clock      clock.Clock
 	interval   time.Duration
 	timeout    time.Duration
+	log        *slog.Logger
 
 	mu      sync.Mutex
 	checks  map[string]failover.Check
-	at      clock.Instant // of the last finished round
-	failing clock.Instant // since when a check has failed; 0: none does
+	at      clock.Instant            // of the last finished round
+	failing clock.Instant            // since when a check has failed; 0: none does
+	broken  map[string]clock.Instant // since when, of the checks that fail
 	seen    bool
 }
 
 func openRegion(name topology.Region, f *config.Fleet, via map[string]string, clk clock.Clock, log *slog.Logger) (*region, error) {
 	dial := dialer(via)
 	r := &region{
-		name: name, clock: clk, interval: f.Timing.Probe.Interval, timeout: f.Timing.Probe.Timeout,
+		name: name, broken: map[string]clock.Instant{}, clock: clk, interval: f.Timing.Probe.Interval, timeout: f.Timing.Probe.Timeout, log: log.With("region", name),
 		http: &http.Client{Timeout: f.Timing.Probe.Timeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}},
 	}
 	conf := f.Regions[name]
@@ -131,6 +133,7 @@ func (r *region) record(checks map[string]failover.Check) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.checks, r.at, r.seen = checks, r.clock.Now(), true
+	r.tell(checks)
 	ok := true
 	for _, c := range checks {
 		ok = ok && c.OK
@@ -140,6 +143,22 @@ func (r *region) record(checks map[string]failover.Check) {
 		r.failing = 0
 	case r.failing == 0:
 		r.failing = r.at
+	}
+}
+
+// tell logs what has changed: a store that stops answering, once, and that it
+// is back, with how long it was not.
+func (r *region) tell(checks map[string]failover.Check) {
+	for _, name := range slices.Sorted(maps.Keys(checks)) {
+		since, was := r.broken[name]
+		switch c := checks[name]; {
+		case !c.OK && !was:
+			r.broken[name] = r.at
+			r.log.Warn("store does not answer; it is tried again", "store", name, "every", r.interval, "error", c.Detail)
+		case c.OK && was:
+			delete(r.broken, name)
+			r.log.Info("store answers again", "store", name, "after", r.at.Sub(since).Round(time.Millisecond))
+		}
 	}
 }
 
@@ -174,12 +193,12 @@ func (r *region) tryAll(ctx context.Context) (map[string]failover.Check, []took)
 	var tries []try
 	if r.kafka != nil {
 		tries = append(tries, try{"kafka", func() (string, error) {
-			if r.probes.Kafka {
-				_, err := mirror.Probe(ctx, r.kafka, mirror.ProbeTopic)
-				return "produced and fetched", err
+			// Never write to a cluster that may be somebody else's.
+			if _, err := r.kafka.Ping(ctx); err != nil || !r.probes.Kafka {
+				return "answers", err
 			}
-			_, err := r.kafka.Ping(ctx)
-			return "answers", err
+			_, err := mirror.Probe(ctx, r.kafka, mirror.ProbeTopic)
+			return "produced and fetched", err
 		}})
 	}
 	if r.clickhouse != nil {
