@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast-dr/holdfast/failover"
 	"github.com/holdfast-dr/holdfast/internal/clock"
 	"github.com/holdfast-dr/holdfast/internal/config"
+	"github.com/holdfast-dr/holdfast/internal/guard"
 	"github.com/holdfast-dr/holdfast/internal/httpapi"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 	mirror "github.com/holdfast-dr/holdfast/replicate/kafka"
@@ -123,10 +124,9 @@ func (d *Daemon) report() report {
 		}
 	}
 	now := d.clock.Now()
-	for id, g := range d.keeper.allGuards() {
-		r.Guards = append(r.Guards, failover.Guard{ID: id, Role: g.role, Epoch: g.epoch, PID: g.pid, Running: g.running, Age: now.Sub(g.seen)})
+	for _, g := range d.keeper.guards.List() {
+		r.Guards = append(r.Guards, failover.Guard{ID: g.ID, Role: g.Role, Epoch: g.Epoch, PID: g.PID, Running: g.Running, Age: now.Sub(g.Heard)})
 	}
-	slices.SortFunc(r.Guards, func(a, b failover.Guard) int { return strings.Compare(a.ID, b.ID) })
 	if d.mirrors != nil {
 		r.Links = d.mirrors.reports()
 	}
@@ -764,24 +764,19 @@ func (d *Daemon) Guard(_ context.Context, g httpapi.GuardStatus) (httpapi.GuardW
 	if !known {
 		return httpapi.GuardWord{}, httpapi.Problemf(httpapi.NotFound, "guard "+string(g.Role), "roles: "+strings.Join(names(d.fleet.RoleNames()), ", "), "no role %q in this fleet", g.Role)
 	}
-	margin := d.fleet.Timing.Lease.Margin
-	w := httpapi.GuardWord{
-		Role: g.Role, Phase: v.Phase, Active: v.Active, Leased: v.Leased, Held: v.Held, Epoch: v.Epoch,
-		Generation: d.raft.State().Generation, Boot: d.boot, MarginNs: int64(margin), Why: v.Why,
+	s, timing := d.raft.State(), leaseTiming(d.fleet.Timing.Lease)
+	if s.Settings.Digest != "" {
+		timing = s.Settings.Lease
 	}
-	if dl, ok := d.keeper.deadline(g.Role); ok && v.Leased && !v.Held {
-		w.Deadline = int64(dl.Deadline)
-	}
-	allowed := clock.Instant(w.Deadline)
-	if allowed == 0 {
-		allowed = d.clock.Now().Add(margin)
-	}
-	if v.Held {
-		allowed = d.clock.Now().Add(time.Hour) // it runs until told otherwise
-	}
-	err := d.keeper.sawGuard(g.ID, guardSeen{role: g.Role, epoch: g.Epoch, pid: g.PID, running: g.Running, allowed: allowed})
+	w, err := d.keeper.word(guard.Status{
+		ID: g.ID, Role: g.Role, Epoch: g.Epoch, PID: g.PID, Running: g.Running,
+		AllowedUntil: clock.Instant(g.AllowedUntil), Held: g.Held, Gone: g.Gone,
+	}, s.Generation, timing)
 	if err != nil {
-		return w, httpapi.Problemf(httpapi.Refused, "guard "+string(g.Role), "end some", "%s", err)
+		return httpapi.GuardWord{}, httpapi.Problemf(httpapi.Refused, "guard "+string(g.Role), "end some of them", "%s", err)
 	}
-	return w, nil
+	return httpapi.GuardWord{
+		Role: g.Role, Phase: w.Phase, Active: w.Leased && w.Phase == consensus.Open, Leased: w.Leased, Held: w.Held, Epoch: w.Epoch, Generation: w.Generation,
+		Deadline: int64(w.Deadline), Boot: w.BootID, MarginNs: int64(w.Margin), Now: int64(w.Now), Why: cmp.Or(w.Why, v.Why),
+	}, nil
 }

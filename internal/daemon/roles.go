@@ -55,9 +55,12 @@ func waitStep(ctx context.Context, t agent.Task, _ agent.Fence) (any, error) {
 
 // quiesce waits until clients have noticed that this region answers 503. The
 // drain was applied before this task existed, so answering starts here at the
-// latest.
+// latest; on disk too, so that a restart in the wait does not let them in.
 func (k *keeper) quiesce(ctx context.Context, t agent.Task, f agent.Fence) (any, error) {
 	k.observe(t.State())
+	if err := k.keep(); err != nil {
+		return nil, err
+	}
 	return waitStep(ctx, t, f)
 }
 
@@ -68,35 +71,50 @@ type released struct {
 // release gives the roles up: sticky and on disk, then guarded processes end,
 // then the log learns it.
 func (k *keeper) release(ctx context.Context, t agent.Task, f agent.Fence) (any, error) {
-	s := t.State()
-	k.observe(s)
+	k.observe(t.State())
 	if err := f.Check(); err != nil {
 		return nil, err
 	}
-	if err := k.giveUp(t.Plan.Roles); err != nil {
-		return nil, fmt.Errorf("keep the release on disk: %w", err)
+	given, err := k.giveUp(t.Plan.Roles)
+	if err != nil {
+		return nil, err
 	}
-	ended := released{Guards: len(k.guarded(t.Plan.Roles, s.Settings.Lease.Margin))}
-	for {
-		running := k.guarded(t.Plan.Roles, s.Settings.Lease.Margin)
-		if len(running) == 0 {
-			break
-		}
+	running := k.running(t.Plan.Roles)
+	ended := released{Guards: len(running)}
+	for len(running) > 0 {
 		if err := sleep(ctx, retryEvery); err != nil {
-			return nil, fmt.Errorf("guarded processes still run: %s: %w", strings.Join(running, ", "), err)
+			return nil, fmt.Errorf("guarded processes may still run: %s: %w; end them, or restart this daemon if their guards are dead", strings.Join(running, ", "), err)
 		}
+		running = k.running(t.Plan.Roles)
 	}
-	for _, name := range t.Plan.Roles {
-		r := t.State().Roles[name]
-		if r.Phase == consensus.Vacant || r.Node != k.node {
-			continue
+	for _, d := range given {
+		if err := f.Check(); err != nil {
+			return nil, err
 		}
-		_, err := k.propose.Propose(ctx, k.command(&consensus.Release{Role: name, Node: k.node, Generation: s.Generation, Epoch: r.Epoch}))
-		if err != nil && !consensus.Refused(err, consensus.CodeStale) {
-			return nil, fmt.Errorf("release %s: %w", name, err)
+		if err := k.releaseOne(ctx, d); err != nil {
+			return nil, err
 		}
 	}
 	return ended, nil
+}
+
+// releaseOne tells the log, again and again while nobody leads or the answer
+// is lost: what was given up cannot be taken back.
+func (k *keeper) releaseOne(ctx context.Context, d consensus.Deadline) error {
+	for {
+		attempt, cancel := context.WithTimeout(ctx, proposeTimeout)
+		_, err := k.propose.Propose(attempt, k.command(&consensus.Release{Role: d.Role, Node: k.node, Generation: d.Generation, Epoch: d.Epoch}))
+		cancel()
+		if err == nil || consensus.Refused(err, consensus.CodeStale) {
+			return nil
+		}
+		if consensus.Refused(err) {
+			return fmt.Errorf("release %s: %w", d.Role, err)
+		}
+		if sleep(ctx, retryEvery) != nil {
+			return fmt.Errorf("release %s: %w", d.Role, err)
+		}
+	}
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -84,6 +84,14 @@ func (r *Registry) Answer(now clock.Instant, s Status, w Word) error {
 		e.until = max(e.until, w.Deadline.Add(e.margin))
 	case !s.Running && s.AllowedUntil == 0 && !s.Held:
 		e.until, e.held = 0, false // it has heard no before, and will hear no now
+	case s.Running || s.Held || now.Before(s.AllowedUntil):
+		// It may not hear this no, and goes by a word that we may not have
+		// given: a former life of this daemon did.
+		e.held = e.held || s.Held
+		e.until = max(e.until, s.AllowedUntil.Add(e.margin))
+		if s.Running {
+			e.until = max(e.until, now.Add(e.margin)) // it ends within the margin of a no, or tells us that it has not
+		}
 	}
 	r.known[s.ID] = e
 	return nil
@@ -135,14 +143,20 @@ func (r *Registry) Holding(role topology.Role) []Status {
 	return held
 }
 
+// Known is the last report of a guard and when it came.
+type Known struct {
+	Status
+	Heard clock.Instant
+}
+
 // List returns the last report of each guard, in the order of IDs.
-func (r *Registry) List() []Status {
+func (r *Registry) List() []Known {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var all []Status
+	var all []Known
 	for _, e := range r.known {
-		all = append(all, e.status)
+		all = append(all, Known{e.status, e.heard})
 	}
-	slices.SortFunc(all, func(a, b Status) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(all, func(a, b Known) int { return cmp.Compare(a.ID, b.ID) })
 	return all
 }

@@ -257,6 +257,30 @@ func TestRegistry_WaitsForWhatMayRun(t *testing.T) {
 	}
 }
 
+func TestRegistry_AGuardOfAFormerLifeIsWaitedForByItsOwnWord(t *testing.T) {
+	no := Word{Phase: consensus.Draining, Margin: 4 * time.Second}
+	busy := func(r *Registry, now clock.Instant) bool {
+		l, _ := r.Running(now, "ingestion")
+		return len(l) == 1
+	}
+	r := NewRegistry(0, 0, nil)
+	st := Status{ID: "g", Role: "ingestion", Running: true, AllowedUntil: 10 * sec}
+	_ = r.Answer(1*sec, st, no) // it runs by what it was told before, and may not hear this
+	if !busy(r, 13*sec) || busy(r, 14*sec) {
+		t.Error("not waited for until its own deadline and the margin")
+	}
+	st.AllowedUntil = 0
+	_ = r.Answer(20*sec, st, no)
+	if !busy(r, 23*sec) {
+		t.Error("a command that still runs is not waited for")
+	}
+	st.Held = true
+	_ = r.Answer(30*sec, st, no)
+	if !busy(r, 5000*sec) {
+		t.Error("a guard that holds by an earlier word is not waited for")
+	}
+}
+
 func TestRegistry_AGuardHoldsUntilItSaysOtherwise(t *testing.T) {
 	r := NewRegistry(0, 0, nil)
 	held, leased := word(0, 0), word(0, 10*sec)
