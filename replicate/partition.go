@@ -71,10 +71,11 @@ type Partition struct {
 	stop      *Freeze // freeze as soon as the queue is appended
 	known     int64   // highest end that the target confirmed to this instance
 	attempts  int     // failures since the last progress
-	refusals  int     // refused appends since the last accepted one
-	doubts    int     // odd findings in a row
-	graced    bool    // waited for lost requests once since the run became unknown
-	noEpoch   bool    // the source could not serve our LastEpoch
+	refusals  int     // refused appends of the batch at refusedAt
+	refusedAt int64
+	doubts    int  // odd findings in a row
+	graced    bool // waited for lost requests once since the run became unknown
+	noEpoch   bool // the source could not serve our LastEpoch
 }
 
 // NewPartition returns the machine of one partition and its first action.
@@ -179,6 +180,9 @@ func (m Partition) looked(ev Looked) (Partition, []Action) {
 	m.Run = run
 	m.State, m.End, m.fetchAt, m.known = Running, end, end, end
 	m.queue, m.queued, m.doubts = nil, 0, 0
+	if end != m.refusedAt { // another mirror of this link was faster: that is progress
+		m.refusals = 0
+	}
 	m.lastEpoch = ev.SourceEpoch
 	if m.noEpoch {
 		m.lastEpoch = -1
@@ -236,9 +240,10 @@ func (m Partition) fetched(ev Fetched) (Partition, []Action) {
 func (m Partition) fetchFailed(ev FetchFailed) (Partition, []Action) {
 	m.fetching = false
 	switch ev.Kind {
-	case FetchRecreated:
-		return m.stopAt(Freeze{Recreated, 0, m.fetchAt, "the source topic was deleted, or deleted and made again"})
 	case FetchDiverged:
+		if ev.At >= m.End && !m.appending {
+			return m.retry(ev.Why) // only what was read ahead is void; the target is still a prefix
+		}
 		return m.freeze(Freeze{SourceShort, ev.At, m.fetchAt, "the source's history changed below what was read (unclean election?)"})
 	case FetchOutOfRange:
 		m.noEpoch = true
@@ -278,10 +283,9 @@ func (m Partition) appended(ev Appended) (Partition, []Action) {
 			return m.look(m.lookAfter.After)
 		}
 		return m.work(0)
-	case AppendRecreated:
-		return m.freeze(Freeze{Recreated, 0, m.End, "the target topic was deleted, or deleted and made again"})
 	case AppendOutOfOrder, AppendRejected:
 		m.refusals++
+		m.refusedAt = b.Base
 		if m.refusals > m.limits.Doubts {
 			return m.freeze(Freeze{Refused, b.Base, b.End(), "the target refuses the batch: " + ev.Why})
 		}
@@ -387,6 +391,7 @@ func (m Partition) backoff() time.Duration {
 }
 
 func (m *Partition) seen(at time.Time, start, end int64) {
+	before := m.SourceSeenAt
 	m.SourceSeenAt = at
 	if start >= 0 {
 		m.SourceStart = start
@@ -394,7 +399,12 @@ func (m *Partition) seen(at time.Time, start, end int64) {
 	if end >= 0 {
 		m.SourceEnd = end
 	}
-	m.measure(at)
+	if before.IsZero() {
+		before = at
+	}
+	// What is new may be as old as the last look: a distance in time is
+	// better too long than too short.
+	m.measure(before)
 }
 
 func (m *Partition) measure(at time.Time) {

@@ -33,10 +33,9 @@ type generator struct {
 	ledger   *bufio.Writer
 	file     *os.File
 
-	mu     sync.Mutex
-	seen   tally
-	ledge  sync.Mutex
-	active string // where events go now; "" while none is up
+	mu    sync.Mutex
+	seen  tally
+	ledge sync.Mutex
 }
 
 // target is one region as the balancer sees it.
@@ -170,10 +169,6 @@ func (g *generator) choose() (*target, int) {
 			ups++
 		}
 	}
-	g.active = ""
-	if ups == 1 {
-		g.active = to.region
-	}
 	if ups > 1 {
 		g.seen.TwoUp++
 	}
@@ -237,10 +232,4 @@ func (g *generator) flush() error {
 	g.ledge.Lock()
 	defer g.ledge.Unlock()
 	return g.ledger.Flush()
-}
-
-func (g *generator) where() string {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.active
 }
