@@ -75,7 +75,6 @@ type FetchFailure int8
 const (
 	FetchRetry FetchFailure = iota
 	FetchOutOfRange
-	FetchRecreated
 	FetchDiverged
 )
 
@@ -101,8 +100,6 @@ const (
 	AppendOutOfOrder
 	// AppendRejected: the broker will not take this batch.
 	AppendRejected
-	// AppendRecreated: the topic is another one now.
-	AppendRecreated
 )
 
 // TargetMoved says that the target partition has a new leader or leader epoch:

@@ -241,6 +241,25 @@ func TestPartition_NewEpochGoesOnBehindTheOldOnesRecords(t *testing.T) {
 	x.accepted()
 }
 
+func TestPartition_ReadAheadOfATruncatedSourceIsDropped(t *testing.T) {
+	x := newMachine(t, 0)
+	x.looked(fresh(9)).fetched(9, plain(0, 3)).accepted()
+	x.next(FetchFailed{Gen: x.fetch.Gen, Kind: FetchDiverged, At: 3})
+	if x.m.State != Resuming || x.look == nil {
+		t.Fatalf("%s: the target is still a prefix, so look and go on", x.m.State)
+	}
+}
+
+func TestPartition_LosingARaceIsNoRefusal(t *testing.T) {
+	x := newMachine(t, 0)
+	for n := range int64(3 * testLimits.Doubts) { // another mirror of the link is always faster
+		x.looked(resumed(0, n+1, 99)).fetched(99, plain(n+1, 1)).answered(Appended{Answer: AppendOutOfOrder})
+	}
+	if x.m.State == Frozen {
+		t.Fatalf("frozen as %v", x.m.Freeze)
+	}
+}
+
 func TestPartition_BacksOffWithABound(t *testing.T) {
 	x := newMachine(t, 0)
 	var waits []time.Duration

@@ -45,7 +45,7 @@ func Open(conf Config, extra ...kgo.Opt) (*Client, error) {
 		kgo.Dialer(dial),
 		kgo.RequestTimeoutOverhead(conf.RequestTimeout),
 		kgo.RetryTimeout(conf.RetryTimeout),
-		kgo.MetadataMinAge(500*time.Millisecond), // a topic just made, or a leader just moved, is seen soon
+		kgo.MetadataMinAge(500 * time.Millisecond), // a topic just made, or a leader just moved, is seen soon
 		kgo.WithLogger(logger{conf.Logger.With("kafka", conf.Name)}),
 		kgo.DisableClientMetrics(), // a broker is not told about us unless asked
 	}

@@ -53,6 +53,25 @@ func TestMirror_LostAnswersMakeNoDuplicates(t *testing.T) {
 	}
 }
 
+func TestMirror_TwoAtOnceStoreEachBatchOnce(t *testing.T) {
+	r := newRig(t)
+	r.topic(r.fakeA, "events", 2, nil)
+	m := r.start(r.config())
+	other := r.start(r.config())
+	for round := range 10 {
+		r.produce(r.a, "events", int32(round%2), 30, 3)
+	}
+	r.caughtUp(m, "events")
+	r.identical("events", 2)
+	eventually(t, "both know it", func() bool {
+		a, b := m.Status(), other.Status()
+		return a.Totals.Running == 2 && b.Totals.Running == 2 && a.Totals.RecordsBehind+b.Totals.RecordsBehind == 0
+	})
+	if a, b := m.Status().Totals, other.Status().Totals; a.Records+b.Records < 300 {
+		t.Fatalf("%d and %d records", a.Records, b.Records)
+	}
+}
+
 func TestMirror_FollowsLeadersOnBothSides(t *testing.T) {
 	r := newRig(t, kfake.NumBrokers(3))
 	r.topic(r.fakeA, "events", 4, nil)

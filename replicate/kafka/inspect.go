@@ -51,8 +51,9 @@ const (
 // downwards and at most maxBytes of the target's stored bytes a partition (0:
 // 64 MiB), and names the orphans. It compares stored bytes where the batches
 // are the same and records where they are not: offset, time, key, value and
-// headers. It writes nothing. The answer is whole or an error; it fails when
-// the target's ends are not settled, as an orphan range must not move.
+// headers. It writes nothing. A partition that one side no longer has counts
+// as empty there. The answer is whole or an error; it fails when the target's
+// ends are not settled, as an orphan range must not move.
 func Inspect(ctx context.Context, source, target *kafka.Client, x map[topology.Partition]int64, maxBytes int) ([]Inspection, error) {
 	if maxBytes <= 0 {
 		maxBytes = 64 << 20
@@ -80,14 +81,9 @@ func Inspect(ctx context.Context, source, target *kafka.Client, x map[topology.P
 	}
 	var out []Inspection
 	for _, p := range sortedPartitions(x) {
-		a, okA := from[p]
-		b, okB := to[p]
-		switch {
-		case !okA:
-			return nil, fmt.Errorf("inspect %s: kafka %s has no such partition", p, source.Name())
-		case !okB:
-			return nil, fmt.Errorf("inspect %s: kafka %s has no such partition", p, target.Name())
-		case !b.Settled:
+		a, onSource := from[p]
+		b, onTarget := to[p]
+		if onTarget && !b.Settled {
 			return nil, fmt.Errorf("inspect %s: the end in kafka %s is not settled; are all its brokers back, or does something still write there?", p, target.Name())
 		}
 		i := Inspection{Partition: p, X: x[p], Source: a, Target: b, Differs: -1, Same: true}
@@ -95,6 +91,11 @@ func Inspect(ctx context.Context, source, target *kafka.Client, x map[topology.P
 			i.Orphans = replicate.Range{Start: max(i.X, b.Start), End: b.End, Settled: true}
 		} else if b.End < i.X {
 			i.Lacks = replicate.Range{Start: b.End, End: i.X, Settled: true}
+		}
+		if !onSource || !onTarget { // deleted on one side: nothing to compare, and nothing proven
+			i.Compared = replicate.Range{Start: i.X, End: i.X, Settled: true}
+			out = append(out, i)
+			continue
 		}
 		left, err := newReader(source, fromView, p)
 		if err != nil {

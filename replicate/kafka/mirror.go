@@ -50,7 +50,7 @@ type Config struct {
 
 	Limits     *replicate.Limits // nil: replicate.DefaultLimits
 	Logger     *slog.Logger
-	Registerer prometheus.Registerer // nil: no metrics
+	Registerer prometheus.Registerer // has the metrics while Run runs; nil: no metrics
 }
 
 // TopicIDs are the identities of one topic at both ends.
@@ -143,11 +143,6 @@ func New(conf Config) (*Mirror, error) {
 	m.ids.Store(&map[string]TopicIDs{})
 	m.groups.Store(&GroupReport{})
 	m.metrics = newMetrics(m)
-	if conf.Registerer != nil {
-		if err := conf.Registerer.Register(m.metrics); err != nil {
-			return nil, fmt.Errorf("mirror %s: register metrics: %w", conf.Link, err)
-		}
-	}
 	return m, nil
 }
 
@@ -160,6 +155,9 @@ func (m *Mirror) Run(ctx context.Context) error {
 		return fmt.Errorf("mirror %s: it ran already; make a new one", m.conf.Link)
 	}
 	if m.conf.Registerer != nil {
+		if err := m.conf.Registerer.Register(m.metrics); err != nil {
+			return fmt.Errorf("mirror %s: register metrics: %w", m.conf.Link, err)
+		}
 		defer m.conf.Registerer.Unregister(m.metrics)
 	}
 	tail, err := m.conf.Source.Another()
