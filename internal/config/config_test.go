@@ -97,6 +97,27 @@ func TestParse_SmallestFleetIsOneRegionOneVoterNoRoles(t *testing.T) {
 	}
 }
 
+func TestParse_AddressesNeedNoQuotesWithinBraces(t *testing.T) {
+	for text, want := range map[string]string{
+		`a: {kafka: {brokers: [k1.a:9092, k2.a:9093]}}`:    "k1.a:9092 k2.a:9093",
+		`a: {kafka: {brokers: [127.0.0.1:9092]}}`:          "127.0.0.1:9092",
+		`a: {kafka: {brokers: ["k1.a:9092", 'k2.a:1']}}`:   "k1.a:9092 k2.a:1",
+		"a:\n    kafka: {brokers: [k1.a:9092, k2.a:9093]}": "k1.a:9092 k2.a:9093",
+	} {
+		f, err := Parse("f", []byte("cluster: c\nnodes: {a1: {region: a, peer: \"127.0.0.1:7421\"}}\nregions:\n  "+text+"\n"))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got := strings.Join(f.Regions["a"].Kafka.Brokers, " "); got != want {
+			t.Errorf("%s: %s", text, got)
+		}
+	}
+	if _, err := Parse("f", []byte("cluster: c\nnodes: {a1: {region: a, peer: {host: 9092}}}\nregions: {a: {}}\n")); err == nil || !strings.Contains(err.Error(), "keys with values") {
+		t.Errorf("a real mapping: %v", err)
+	}
+}
+
 // TestParse_SaysWhatIsWrong runs the stories in testdata: a file, and all that
 // is said about it. -update writes what is said; a person reviews the diff.
 func TestParse_SaysWhatIsWrong(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
 )
 
 // notYet are the keys of the format that this version knows and does not
@@ -309,8 +310,33 @@ func (d *decoder) plain(node ast.Node, path, want string) (string, bool) {
 		d.wrong(node, path, want, fmt.Sprintf("quote it if it is meant: %q", shorten(node.GetToken().Value)))
 		return "", false
 	}
+	if s, ok := addressOf(node); ok {
+		return s, true
+	}
 	d.wrong(node, path, want, "")
 	return "", false
+}
+
+// addressOf reads host:port within brackets within braces as the text that
+// YAML says it is; the parser takes it for a key and its value.
+func addressOf(node ast.Node) (string, bool) {
+	if m, ok := node.(*ast.MappingNode); ok && len(m.Values) == 1 {
+		node = m.Values[0]
+	}
+	pair, ok := node.(*ast.MappingValueNode)
+	if !ok {
+		return "", false
+	}
+	key, plain := pair.Key.(*ast.StringNode)
+	if !plain || pair.Value == nil || key.Token.Type != token.StringType {
+		return "", false
+	}
+	value, isScalar := scalar(pair.Value)
+	at, end := pair.Value.GetToken().Position, key.Token.Position
+	if !isScalar || at.Line != end.Line || at.Column != end.Column+len(key.Value)+1 {
+		return "", false
+	}
+	return key.Value + ":" + value, true
 }
 
 // scalar is the text of any single value.
