@@ -25,16 +25,16 @@ import (
 	mirror "github.com/holdfast-dr/holdfast/replicate/kafka"
 )
 
-// pair is two real clusters in two regions.
-type pair struct {
+// mirrorPair is two real clusters in two regions.
+type mirrorPair struct {
 	t    *testing.T
 	a, b *stack.Kafka
 	ca   *kafka.Client
 	cb   *kafka.Client
 }
 
-func newPair(t *testing.T) *pair {
-	p := &pair{t: t}
+func newMirrorPair(t *testing.T) *mirrorPair {
+	p := &mirrorPair{t: t}
 	var wg sync.WaitGroup
 	// Time out fast, so that a killed broker costs seconds and not minutes.
 	settings := map[string]string{"auto.create.topics.enable": "false", "group.initial.rebalance.delay.ms": "0", "transaction.state.log.replication.factor": "1", "transaction.state.log.min.isr": "1"}
@@ -54,7 +54,7 @@ func newPair(t *testing.T) *pair {
 	return p
 }
 
-func (p *pair) client(k *stack.Kafka, extra ...kgo.Opt) *kafka.Client {
+func (p *mirrorPair) client(k *stack.Kafka, extra ...kgo.Opt) *kafka.Client {
 	p.t.Helper()
 	cl, err := kafka.Open(kafka.Config{Name: k.Name(), Brokers: []string{k.Bootstrap()}, RequestTimeout: 5 * time.Second}, extra...)
 	if err != nil {
@@ -64,7 +64,7 @@ func (p *pair) client(k *stack.Kafka, extra ...kgo.Opt) *kafka.Client {
 	return cl
 }
 
-func (p *pair) topic(cl *kafka.Client, name string, partitions int32, settings map[string]string) {
+func (p *mirrorPair) topic(cl *kafka.Client, name string, partitions int32, settings map[string]string) {
 	p.t.Helper()
 	values := map[string]*string{}
 	for k, v := range settings {
@@ -75,7 +75,7 @@ func (p *pair) topic(cl *kafka.Client, name string, partitions int32, settings m
 	}
 }
 
-func (p *pair) config(topics ...string) mirror.Config {
+func (p *mirrorPair) config(topics ...string) mirror.Config {
 	log := slog.New(slog.DiscardHandler)
 	if os.Getenv("HOLDFAST_TEST_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
@@ -87,27 +87,27 @@ func (p *pair) config(topics ...string) mirror.Config {
 	}
 }
 
-// running is a mirror at work.
-type running struct {
+// mirrorRun is a mirror at work.
+type mirrorRun struct {
 	*mirror.Mirror
 	stop context.CancelFunc
 	done chan error
 }
 
-func (p *pair) start(conf mirror.Config) *running {
+func (p *mirrorPair) start(conf mirror.Config) *mirrorRun {
 	p.t.Helper()
 	m, err := mirror.New(conf)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &running{Mirror: m, stop: cancel, done: make(chan error, 1)}
+	r := &mirrorRun{Mirror: m, stop: cancel, done: make(chan error, 1)}
 	go func() { r.done <- m.Run(ctx) }()
 	p.t.Cleanup(func() { cancel(); <-r.done })
 	return r
 }
 
-func (r *running) end(t *testing.T) error {
+func (r *mirrorRun) end(t *testing.T) error {
 	t.Helper()
 	r.stop()
 	select {
@@ -120,11 +120,11 @@ func (r *running) end(t *testing.T) error {
 	}
 }
 
-var codecs = []kgo.CompressionCodec{kgo.NoCompression(), kgo.GzipCompression(), kgo.SnappyCompression(), kgo.Lz4Compression(), kgo.ZstdCompression()}
+var mirrorCodecs = []kgo.CompressionCodec{kgo.NoCompression(), kgo.GzipCompression(), kgo.SnappyCompression(), kgo.Lz4Compression(), kgo.ZstdCompression()}
 
 // produce writes records to random partitions in the given codec and returns
 // when all are acknowledged.
-func (p *pair) produce(cl *kafka.Client, topic string, partitions, from, n int, codec kgo.CompressionCodec) {
+func (p *mirrorPair) produce(cl *kafka.Client, topic string, partitions, from, n int, codec kgo.CompressionCodec) {
 	p.t.Helper()
 	prod, err := cl.Another(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(codec), kgo.ProducerLinger(2*time.Millisecond), kgo.RecordDeliveryTimeout(60*time.Second), kgo.MaxBufferedRecords(200))
 	if err != nil {
@@ -151,7 +151,7 @@ func (p *pair) produce(cl *kafka.Client, topic string, partitions, from, n int, 
 	}
 }
 
-func (p *pair) ends(cl *kafka.Client, topic string) map[topology.Partition]int64 {
+func (p *mirrorPair) ends(cl *kafka.Client, topic string) map[topology.Partition]int64 {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -167,7 +167,7 @@ func (p *pair) ends(cl *kafka.Client, topic string) map[topology.Partition]int64
 }
 
 // reach waits until the target ends where the source does.
-func (p *pair) reach(m *running, target *kafka.Client, ends map[topology.Partition]int64) {
+func (p *mirrorPair) reach(m *mirrorRun, target *kafka.Client, ends map[topology.Partition]int64) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
@@ -178,7 +178,7 @@ func (p *pair) reach(m *running, target *kafka.Client, ends map[topology.Partiti
 
 // read is an independent look: a plain consumer of another client, everything
 // from the beginning to the given ends.
-func (p *pair) read(k *stack.Kafka, topic string, ends map[topology.Partition]int64) map[topology.Partition][]*kgo.Record {
+func (p *mirrorPair) read(k *stack.Kafka, topic string, ends map[topology.Partition]int64) map[topology.Partition][]*kgo.Record {
 	p.t.Helper()
 	from := map[int32]kgo.Offset{}
 	left := map[topology.Partition]int64{}
@@ -213,7 +213,7 @@ func (p *pair) read(k *stack.Kafka, topic string, ends map[topology.Partition]in
 }
 
 // identical fails unless a plain consumer sees the same at both ends.
-func (p *pair) identical(topic string, ends map[topology.Partition]int64) (records int) {
+func (p *mirrorPair) identical(topic string, ends map[topology.Partition]int64) (records int) {
 	p.t.Helper()
 	x, y := p.read(p.a, topic, ends), p.read(p.b, topic, ends)
 	for tp := range ends {
@@ -236,7 +236,7 @@ func (p *pair) identical(topic string, ends map[topology.Partition]int64) (recor
 	return records
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
+func mirrorSoon(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for until := time.Now().Add(30 * time.Second); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
 		if ok() {
@@ -246,7 +246,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Fatalf("never happened: %s", what)
 }
 
-func frozen(m *running, topic string) *replicate.Freeze {
+func mirrorFrozen(m *mirrorRun, topic string) *replicate.Freeze {
 	for _, s := range m.Status().Partitions {
 		if s.Topic == topic && s.Frozen != nil {
 			return s.Frozen
@@ -256,8 +256,8 @@ func frozen(m *running, topic string) *replicate.Freeze {
 }
 
 func TestMirror_OnRealKafka(t *testing.T) {
-	p := newPair(t)
-	step := func(name string, do func(*testing.T, *pair)) {
+	p := newMirrorPair(t)
+	step := func(name string, do func(*testing.T, *mirrorPair)) {
 		t.Run(name, func(t *testing.T) {
 			began := time.Now()
 			q := *p
@@ -266,15 +266,15 @@ func TestMirror_OnRealKafka(t *testing.T) {
 			t.Logf("took %s", time.Since(began).Round(time.Millisecond))
 		})
 	}
-	step("SameRecordsThroughKillsOfEverything", killEverything)
-	step("HungTargetEndsUncleanAndStaysExact", hungTarget)
-	step("GroupOffsetsAreCopiedReadBackAndNeverRewound", groupOffsets)
-	step("FreezesNameTheirRange", freezes)
-	step("ReturnedRegionIsComparedAndReseeded", returned)
-	step("ProbeWritesAndReads", probes)
+	step("SameRecordsThroughKillsOfEverything", mirrorKillEverything)
+	step("HungTargetEndsUncleanAndStaysExact", mirrorHungTarget)
+	step("GroupOffsetsAreCopiedReadBackAndNeverRewound", mirrorGroupOffsets)
+	step("FreezesNameTheirRange", mirrorFreezes)
+	step("ReturnedRegionIsComparedAndReseeded", mirrorReturned)
+	step("ProbeWritesAndReads", mirrorProbes)
 }
 
-func killEverything(t *testing.T, p *pair) {
+func mirrorKillEverything(t *testing.T, p *mirrorPair) {
 	const topic, partitions, total = "events", 4, 20_000
 	p.topic(p.ca, topic, partitions, map[string]string{"retention.ms": "86400000", "max.message.bytes": "2000000"})
 	m := p.start(p.config(topic))
@@ -282,12 +282,12 @@ func killEverything(t *testing.T, p *pair) {
 	go func() {
 		defer close(produced)
 		for i := 0; i < total; i += 500 {
-			p.produce(p.ca, topic, partitions, i, 500, codecs[(i/500)%len(codecs)])
+			p.produce(p.ca, topic, partitions, i, 500, mirrorCodecs[(i/500)%len(mirrorCodecs)])
 		}
 	}()
 	mirrored := func(n int64) {
 		t.Helper()
-		eventually(t, fmt.Sprintf("%d records are mirrored", n), func() bool {
+		mirrorSoon(t, fmt.Sprintf("%d records are mirrored", n), func() bool {
 			sum := int64(0)
 			for _, s := range m.Status().Partitions {
 				sum += max(0, s.TargetEnd)
@@ -328,7 +328,7 @@ func killEverything(t *testing.T, p *pair) {
 	<-produced
 	ends := p.ends(p.ca, topic)
 	p.reach(m, p.cb, ends)
-	eventually(t, "status says caught up", func() bool { return m.Status().Totals.RecordsBehind == 0 && m.Status().Totals.Frozen == 0 })
+	mirrorSoon(t, "status says caught up", func() bool { return m.Status().Totals.RecordsBehind == 0 && m.Status().Totals.Frozen == 0 })
 	if err := m.end(t); err != nil {
 		t.Fatalf("a quiet stop is clean: %v", err)
 	}
@@ -347,7 +347,7 @@ func killEverything(t *testing.T, p *pair) {
 	}
 }
 
-func hungTarget(t *testing.T, p *pair) {
+func mirrorHungTarget(t *testing.T, p *mirrorPair) {
 	const topic, partitions = "hung", 2
 	p.topic(p.ca, topic, partitions, nil)
 	p.produce(p.ca, topic, partitions, 0, 500, kgo.SnappyCompression())
@@ -382,7 +382,7 @@ func hungTarget(t *testing.T, p *pair) {
 	}
 }
 
-func groupOffsets(t *testing.T, p *pair) {
+func mirrorGroupOffsets(t *testing.T, p *mirrorPair) {
 	const topic, partitions = "orders", 4
 	p.topic(p.ca, topic, partitions, nil)
 	p.produce(p.ca, topic, partitions, 0, 2000, kgo.Lz4Compression())
@@ -417,7 +417,7 @@ func groupOffsets(t *testing.T, p *pair) {
 		}
 		return r
 	}
-	eventually(t, "all offsets are covered", func() bool { return covered().Count(replicate.GroupSame) == partitions })
+	mirrorSoon(t, "all offsets are covered", func() bool { return covered().Count(replicate.GroupSame) == partitions })
 	at := func(cl *kafka.Client, group string, part int32) int64 {
 		t.Helper()
 		os, err := cl.Admin.FetchOffsets(t.Context(), group)
@@ -450,7 +450,7 @@ func groupOffsets(t *testing.T, p *pair) {
 	commit(p.ca, "billing", map[int32]int64{0: 150})
 	// A consumer runs at the target: its group is left alone.
 	consumer := p.client(p.b, kgo.ConsumerGroup("billing"), kgo.ConsumeTopics(topic), kgo.DisableAutoCommit())
-	eventually(t, "the consumer has joined", func() bool {
+	mirrorSoon(t, "the consumer has joined", func() bool {
 		d, err := p.cb.Admin.DescribeGroups(t.Context(), "billing")
 		return err == nil && d["billing"].State == "Stable"
 	})
@@ -461,7 +461,7 @@ func groupOffsets(t *testing.T, p *pair) {
 		t.Errorf("%d rows are busy, partition 0 at %d: %+v", n, at(p.cb, "billing", 0), r.Rows)
 	}
 	consumer.Close()
-	eventually(t, "and copied when it has gone", func() bool { return at(p.cb, "billing", 0) == 150 })
+	mirrorSoon(t, "and copied when it has gone", func() bool { return at(p.cb, "billing", 0) == 150 })
 	lag, err := mirror.Drained(t.Context(), p.cb, []string{"billing"}, ends)
 	if err != nil {
 		t.Fatal(err)
@@ -471,7 +471,7 @@ func groupOffsets(t *testing.T, p *pair) {
 	}
 }
 
-func freezes(t *testing.T, p *pair) {
+func mirrorFreezes(t *testing.T, p *mirrorPair) {
 	for _, name := range []string{"f-transactions", "f-foreign", "f-lost", "f-recreated", "f-prefix", "f-plain"} {
 		p.topic(p.ca, name, 1, nil)
 		p.produce(p.ca, name, 1, 0, 100, kgo.ZstdCompression())
@@ -503,7 +503,7 @@ func freezes(t *testing.T, p *pair) {
 	if _, err := p.ca.Admin.DeleteTopics(ctx, "f-recreated"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the topic is created again", func() bool {
+	mirrorSoon(t, "the topic is created again", func() bool {
 		_, err := p.ca.Admin.CreateTopic(ctx, 1, 1, nil, "f-recreated")
 		return err == nil
 	})
@@ -519,8 +519,8 @@ func freezes(t *testing.T, p *pair) {
 		"f-recreated":    {Reason: replicate.Recreated},
 		"f-prefix":       {Reason: replicate.Prefix, From: 0, To: 40},
 	} {
-		eventually(t, name+" is frozen", func() bool { return frozen(m, name) != nil })
-		f := *frozen(m, name)
+		mirrorSoon(t, name+" is frozen", func() bool { return mirrorFrozen(m, name) != nil })
+		f := *mirrorFrozen(m, name)
 		if f.Reason != want.Reason || f.From != want.From || want.Reason != replicate.Recreated && f.To != want.To {
 			t.Errorf("%s is frozen as %v, want %v", name, f, want)
 		}
@@ -531,7 +531,7 @@ func freezes(t *testing.T, p *pair) {
 	}
 }
 
-func returned(t *testing.T, p *pair) {
+func mirrorReturned(t *testing.T, p *mirrorPair) {
 	const topic = "returned"
 	p.topic(p.ca, topic, 2, nil)
 	p.produce(p.ca, topic, 2, 0, 400, kgo.Lz4Compression())
@@ -563,7 +563,7 @@ func returned(t *testing.T, p *pair) {
 	back.Link = replicate.Link{Source: "b", Target: "a", Epoch: 1}
 	back.Source, back.Target, back.Starts = p.cb, p.ca, x
 	m = p.start(back)
-	eventually(t, "the partitions with orphans are frozen", func() bool { return m.Status().Totals.Frozen > 0 && m.Status().Totals.Resuming == 0 })
+	mirrorSoon(t, "the partitions with orphans are frozen", func() bool { return m.Status().Totals.Frozen > 0 && m.Status().Totals.Resuming == 0 })
 	for _, s := range m.Status().Partitions {
 		if s.Frozen != nil && (s.Frozen.Reason != replicate.Diverged || s.Frozen.From != x[s.Partition]) {
 			t.Errorf("%s is frozen as %v, want diverged from %d", s.Partition, s.Frozen, x[s.Partition])
@@ -598,7 +598,7 @@ func returned(t *testing.T, p *pair) {
 	}
 }
 
-func probes(t *testing.T, p *pair) {
+func mirrorProbes(t *testing.T, p *mirrorPair) {
 	for range 3 {
 		got, err := mirror.Probe(t.Context(), p.ca, "")
 		if err != nil {

@@ -23,6 +23,7 @@ const (
 	appendBytes     = 4 << 20                // per request, unless one batch is larger
 	fetchPartitions = 500                    // partitions in one fetch
 	statusEvery     = 250 * time.Millisecond // how fresh Status is
+	settleTimeout   = 3 * time.Second        // for reading ends after the last append
 	missingMax      = 3                      // refreshes without a topic before it counts as deleted
 	sleptMin        = 2 * time.Second        // a step of the loop that took longer was a pause
 )
@@ -470,36 +471,44 @@ func (l *loop) publish(now time.Time, running bool) {
 
 // settle says whether an append may still be carried out. A request that had
 // no answer counts as carried out when the target's end is behind it, and as
-// dead when its time has passed.
+// dead when its time has passed and the broker answers again. A broker that
+// does not answer may sleep on it and wake up later.
 func (l *loop) settle() error {
-	lost := &UncleanError{}
-	until := time.Time{}
-	ctx, cancel := context.WithTimeout(l.appends, lookTimeout)
-	defer cancel()
 	groups := map[int32][]spot{}
+	lost := &UncleanError{}
 	for id, p := range l.parts {
-		if p.lostEnd > 0 && time.Now().Before(p.lostUntil) {
-			lost.Partitions = append(lost.Partitions, id)
-			if node, at, err := home(l.target, p, "target"); err == nil {
-				groups[node] = append(groups[node], at)
-			}
+		if p.lostEnd == 0 {
+			continue
+		}
+		lost.Partitions = append(lost.Partitions, id)
+		if node, at, err := home(l.target, p, "target"); err == nil {
+			groups[node] = append(groups[node], at)
 		}
 	}
+	if len(lost.Partitions) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(l.appends, settleTimeout)
+	defer cancel()
+	answered := map[topology.Partition]bool{}
 	for node, spots := range groups {
 		for id, a := range logEnd(ctx, l.conf.Target, node, spots) {
-			if a.err == nil && a.offset >= l.parts[id].lostEnd {
+			p := l.parts[id]
+			answered[id] = a.err == nil
+			if a.err == nil && (a.offset >= p.lostEnd || time.Now().After(p.lostUntil)) {
 				lost.Partitions = slices.DeleteFunc(lost.Partitions, func(q topology.Partition) bool { return q == id })
 			}
 		}
 	}
-	for _, id := range lost.Partitions {
-		if p := l.parts[id]; p.lostUntil.After(until) {
-			until = p.lostUntil
-		}
-	}
-	lost.Wait = time.Until(until)
-	if len(lost.Partitions) == 0 || lost.Wait <= 0 {
+	if len(lost.Partitions) == 0 {
 		return nil
+	}
+	for _, id := range lost.Partitions {
+		wait := time.Until(l.parts[id].lostUntil)
+		if !answered[id] {
+			wait = l.conf.RequestTimeout // from when it answers again, which is now at the earliest
+		}
+		lost.Wait = max(lost.Wait, wait)
 	}
 	slices.SortFunc(lost.Partitions, topology.Partition.Compare)
 	return lost

@@ -104,8 +104,8 @@ func (c Config) check() error {
 var ErrSameCluster = errors.New("source and target are the same kafka cluster")
 
 // UncleanError says that a mirror ended while appends had no answer. The
-// target may still carry them out for as long as Wait; after that its ends may
-// be taken as they are read.
+// target may still carry them out for as long as Wait; after that, and once
+// its brokers answer, its ends may be taken as they are read.
 type UncleanError struct {
 	Partitions []topology.Partition
 	Wait       time.Duration
