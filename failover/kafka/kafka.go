@@ -20,16 +20,18 @@ import (
 // bounded by their context and may be repeated.
 type Region interface {
 	// Ends returns the end offset of each partition of the mirrored topics in
-	// this region's Kafka: all of them, or an error.
+	// this region's Kafka: all of them, or an error. The error is ErrMoving
+	// while records are on their way in.
 	Ends(ctx context.Context) (consensus.Offsets, error)
 	// GroupLag returns how many records each group has left to read here.
 	GroupLag(ctx context.Context, groups []string) (map[string]int64, error)
 	// StopMirror stops the mirror of a link, waits until none of its requests
 	// can still be under way, and returns what it reached and last saw.
 	StopMirror(ctx context.Context, link consensus.LinkID) (Stopped, error)
-	// WriteGroups brings the groups' offsets into this region, none beyond
-	// the ends given, and reads them back.
-	WriteGroups(ctx context.Context, link consensus.LinkID, ends consensus.Offsets) (Groups, error)
+	// WriteGroups copies the groups' offsets into this region, none beyond
+	// the ends given, and reads them back. Without fromSource it copies
+	// nothing and proves what was copied before.
+	WriteGroups(ctx context.Context, link consensus.LinkID, ends consensus.Offsets, fromSource bool) (Groups, error)
 	// Reseed recreates topics of a link's target, empty. The mirror of the
 	// link is stopped before and not started again.
 	Reseed(ctx context.Context, link consensus.LinkID, topics []string) error
@@ -38,6 +40,10 @@ type Region interface {
 	// State returns the state as applied here.
 	State() consensus.State
 }
+
+// ErrMoving says that an end is not settled: the log holds more than its
+// followers have confirmed.
+var ErrMoving = errors.New("its end is not settled")
 
 // Stopped is a link that is known to be still.
 type Stopped struct {
@@ -104,8 +110,24 @@ type steps struct {
 	by     string
 }
 
-// pollEvery is the pace of the waiting steps.
-const pollEvery = 200 * time.Millisecond
+const (
+	pollEvery = 200 * time.Millisecond // the pace of the waiting steps
+	// patience is how long a region may fail to answer before a step fails:
+	// a leader that just moved is no reason to turn a plan back.
+	patience       = 10 * time.Second
+	proposeTimeout = 5 * time.Second
+)
+
+// patiently reads again while reading fails, up to patience or the end of ctx.
+func patiently[T any](ctx context.Context, read func(context.Context) (T, error)) (T, error) {
+	end := time.Now().Add(patience)
+	for {
+		v, err := read(ctx)
+		if err == nil || !time.Now().Before(end) || wait(ctx, pollEvery) != nil {
+			return v, err
+		}
+	}
+}
 
 // DrainEvidence says how far the groups came.
 type DrainEvidence struct {
@@ -122,7 +144,7 @@ func (s *steps) drain(ctx context.Context, t agent.Task, _ agent.Fence) (any, er
 	}
 	end := time.Now().Add(spec.Timeout)
 	for {
-		lag, err := s.region.GroupLag(ctx, spec.Groups)
+		lag, err := patiently(ctx, func(ctx context.Context) (map[string]int64, error) { return s.region.GroupLag(ctx, spec.Groups) })
 		if err != nil {
 			return nil, fmt.Errorf("read the lag of %s: %w", strings.Join(spec.Groups, ", "), err)
 		}
@@ -148,7 +170,7 @@ type EndsEvidence struct {
 }
 
 func (s *steps) ends(ctx context.Context, _ agent.Task, _ agent.Fence) (any, error) {
-	ends, err := s.region.Ends(ctx)
+	ends, err := patiently(ctx, s.region.Ends)
 	if err != nil {
 		return nil, fmt.Errorf("read the end offsets: %w", err)
 	}
@@ -172,20 +194,30 @@ func (s *steps) reach(ctx context.Context, t agent.Task, _ agent.Fence) (any, er
 	if err != nil {
 		return nil, err
 	}
+	last := "its ends" // what was missing
 	for {
-		have, err := s.region.Ends(ctx)
-		if err != nil && ctx.Err() == nil {
-			return nil, fmt.Errorf("read the mirrored end offsets: %w", err)
-		}
-		missing, beyond := compare(want, have)
+		have, err := patiently(ctx, func(ctx context.Context) (consensus.Offsets, error) {
+			ends, err := s.region.Ends(ctx)
+			if errors.Is(err, ErrMoving) { // the mirror is at work
+				return nil, nil
+			}
+			return ends, err
+		})
 		switch {
-		case err == nil && len(beyond) > 0:
-			return nil, fmt.Errorf("the target holds records that the source does not: %s", head(beyond))
-		case err == nil && len(missing) == 0:
-			return EndsEvidence{have}, nil
+		case err != nil:
+			return nil, fmt.Errorf("read the mirrored end offsets: %w", err)
+		case have != nil:
+			missing, beyond := compare(want, have)
+			if len(beyond) > 0 {
+				return nil, fmt.Errorf("the target holds records that the source does not: %s", head(beyond))
+			}
+			if len(missing) == 0 {
+				return EndsEvidence{have}, nil
+			}
+			last = head(missing)
 		}
 		if err := wait(ctx, pollEvery); err != nil {
-			return nil, fmt.Errorf("the mirror has not reached %s: %w", head(missing), err)
+			return nil, fmt.Errorf("the mirror has not reached %s: %w", last, err)
 		}
 	}
 }
@@ -195,7 +227,7 @@ func (s *steps) confirm(ctx context.Context, t agent.Task, _ agent.Fence) (any, 
 	if err != nil {
 		return nil, err
 	}
-	have, err := s.region.Ends(ctx)
+	have, err := patiently(ctx, s.region.Ends)
 	if err != nil {
 		return nil, fmt.Errorf("read the end offsets again: %w", err)
 	}
@@ -221,7 +253,7 @@ func (s *steps) stop(ctx context.Context, t agent.Task, f agent.Fence) (any, err
 	if link.Phase == consensus.LinkEnded {
 		return Stopped{Ends: link.Ends, SourceEnds: link.SourceEnds, Clean: true}, nil
 	}
-	st, err := s.region.StopMirror(ctx, spec.Link)
+	st, err := patiently(ctx, func(ctx context.Context) (Stopped, error) { return s.region.StopMirror(ctx, spec.Link) })
 	if err != nil {
 		return nil, fmt.Errorf("stop the mirror %s: %w", spec.Link, err)
 	}
@@ -234,14 +266,29 @@ func (s *steps) stop(ctx context.Context, t agent.Task, f agent.Fence) (any, err
 			return nil, fmt.Errorf("the stopped mirror does not stand at the recorded ends: %s", head(append(missing, beyond...)))
 		}
 	}
-	if err := f.Check(); err != nil {
-		return nil, err
-	}
-	_, err = s.log.Propose(ctx, consensus.Command{At: time.Now(), By: s.by, Body: &consensus.EndLink{Link: spec.Link, Epoch: link.Epoch, Ends: st.Ends, SourceEnds: st.SourceEnds}})
-	if err != nil && !consensus.Refused(err, consensus.CodeStale) {
+	if err := s.record(ctx, f, &consensus.EndLink{Link: spec.Link, Epoch: link.Epoch, Ends: st.Ends, SourceEnds: st.SourceEnds}); err != nil {
 		return nil, fmt.Errorf("record the end of %s: %w", spec.Link, err)
 	}
 	return st, nil
+}
+
+// record puts what is so into the log, again while nobody leads or the answer
+// is lost. Stale is fine: it is in the log already.
+func (s *steps) record(ctx context.Context, f agent.Fence, b consensus.Body) error {
+	for {
+		if err := f.Check(); err != nil {
+			return err
+		}
+		attempt, cancel := context.WithTimeout(ctx, proposeTimeout)
+		_, err := s.log.Propose(attempt, consensus.Command{At: time.Now(), By: s.by, Body: b})
+		cancel()
+		switch {
+		case err == nil || consensus.Refused(err, consensus.CodeStale):
+			return nil
+		case consensus.Refused(err) || wait(ctx, pollEvery) != nil:
+			return err
+		}
+	}
 }
 
 func (s *steps) writeGroups(ctx context.Context, t agent.Task, _ agent.Fence) (any, error) {
@@ -253,7 +300,9 @@ func (s *steps) writeGroups(ctx context.Context, t agent.Task, _ agent.Fence) (a
 	if !ok || link.Phase != consensus.LinkEnded {
 		return nil, fmt.Errorf("link %s has not ended: offsets are written after the mirror stands still", spec.Link)
 	}
-	return s.region.WriteGroups(ctx, spec.Link, link.Ends)
+	return patiently(ctx, func(ctx context.Context) (Groups, error) {
+		return s.region.WriteGroups(ctx, spec.Link, link.Ends, t.Plan.Kind == consensus.Planned)
+	})
 }
 
 func (s *steps) reseed(ctx context.Context, t agent.Task, f agent.Fence) (any, error) {

@@ -131,6 +131,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	d.hub = newHub(d.node, d.clock)
 	port.Handle("POST "+reportPath, d.hub.serve(raft.PeerOf))
 	d.mountForward(port)
+	balancers, socket, err := d.bind(&u)
+	if err != nil {
+		return err
+	}
 
 	d.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.raft, err = raft.Open(raft.Config{
@@ -148,10 +152,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	d.keeper = newKeeper(d.node, d.session, d.boot, me.Data, leaseTiming(fleet.Timing.Lease), d.clock, log)
 	d.keeper.propose, d.keeper.state = d.raft, d.raft.State
 
-	if me.Health != "" {
-		if err := d.serveHealth(&u); err != nil {
-			return err
-		}
+	// As early as may be: a restart must fit into a balancer's patience.
+	if balancers != nil {
+		d.serve(&u, "health listener", balancers, httpapi.NewHealthServer(httpapi.NewHealth(health{d}, d.reg), log))
 	}
 	d.leader = &leader{
 		node: d.node, clock: d.clock, log: log, propose: d.raft, state: d.raft.State, changes: d.raft.Watch,
@@ -163,9 +166,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		transfer: d.raft.TransferTo,
 		alive:    func(n topology.Node) bool { _, age := d.hub.of(n); return age >= 0 && age < heardWithin },
 	}
-	if err := d.serveAPI(&u); err != nil {
-		return err
-	}
+	d.serve(&u, "api socket", socket, httpapi.NewServer(httpapi.New(d, httpapi.Options{Node: d.node, Version: d.version, Log: log}), log))
 
 	var wg sync.WaitGroup
 	u.add("workers", func(ctx context.Context) error {
@@ -220,7 +221,7 @@ func (d *Daemon) startRegion(ctx context.Context, wg *sync.WaitGroup) error {
 		node: d.node, region: d.me.Region, regions: d.regions, topics: topics, groups: groups,
 		rate: float64(d.fleet.Mirror.RateLimit), every: d.fleet.Mirror.GroupInterval, clock: d.clock, born: d.started,
 		state: d.raft.State, propose: d.raft, log: d.log, metrics: d.reg,
-		links: map[consensus.LinkID]*link{}, held: map[consensus.LinkID]uint64{}, paused: map[consensus.LinkID]time.Time{},
+		links: map[consensus.LinkID]*link{}, held: map[consensus.LinkID]uint64{}, paused: map[consensus.LinkID]time.Time{}, past: map[consensus.LinkID]past{},
 		said: map[consensus.LinkID]string{},
 	}
 	driver, err := hooks.New(hooks.Config{Dir: filepath.Join(d.me.Data, "hooks"), Region: d.me.Region, Boot: d.boot, Log: d.log})
@@ -280,25 +281,31 @@ func (d *Daemon) watchdog(ctx context.Context) {
 	}
 }
 
-// serveHealth starts the listener of the load balancers, as early as may be:
-// a restart must fit into a balancer's patience.
-func (d *Daemon) serveHealth(u *unwinder) error {
-	l, err := net.Listen("tcp", d.me.Health)
-	if err != nil {
-		return fmt.Errorf("listen for load balancers: %w; is another daemon running, or does nodes.%s.health need another address?", err, d.node)
+// bind takes the addresses that are served later, so that one in use ends a
+// start before the log is opened. Without a health address the first is nil.
+func (d *Daemon) bind(u *unwinder) (balancers, socket net.Listener, err error) {
+	release := func(l net.Listener) func(context.Context) error {
+		return func(context.Context) error {
+			if err := l.Close(); !errors.Is(err, net.ErrClosed) { // it was served, then
+				return err
+			}
+			return nil
+		}
 	}
-	return d.serve(u, "health listener", l, httpapi.NewHealthServer(httpapi.NewHealth(health{d}, d.reg), d.log))
+	if d.me.Health != "" {
+		if balancers, err = net.Listen("tcp", d.me.Health); err != nil {
+			return nil, nil, fmt.Errorf("listen for load balancers: %w (is another daemon running here? is the address one of this machine's?); the address is nodes.%s.health", err, d.node)
+		}
+		u.add("health address", release(balancers))
+	}
+	if socket, err = httpapi.ListenUnix(d.me.Socket); err != nil {
+		return nil, nil, err
+	}
+	u.add("api address", release(socket))
+	return balancers, socket, nil
 }
 
-func (d *Daemon) serveAPI(u *unwinder) error {
-	l, err := httpapi.ListenUnix(d.me.Socket)
-	if err != nil {
-		return err
-	}
-	return d.serve(u, "api socket", l, httpapi.NewServer(httpapi.New(d, httpapi.Options{Node: d.node, Version: d.version, Log: d.log}), d.log))
-}
-
-func (d *Daemon) serve(u *unwinder, name string, l net.Listener, s *http.Server) error {
+func (d *Daemon) serve(u *unwinder, name string, l net.Listener, s *http.Server) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -316,7 +323,6 @@ func (d *Daemon) serve(u *unwinder, name string, l net.Listener, s *http.Server)
 		<-done
 		return err
 	})
-	return nil
 }
 
 // unwinder undoes starts in reverse, all of them, within a bound.

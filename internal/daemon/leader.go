@@ -179,14 +179,8 @@ func (l *leader) automatic(ctx context.Context, s consensus.State, want failover
 func startPlan(ctx context.Context, log consensus.Proposer, now time.Time, c failover.Candidate, by string) (consensus.PlanID, error) {
 	ctx, cancel := context.WithTimeout(ctx, proposeTimeout)
 	defer cancel()
-	if c.Supersedes != "" {
-		_, err := log.Propose(ctx, consensus.Command{At: now, By: by, Body: &consensus.SupersedePlan{Plan: c.Supersedes, Why: "superseded by an unplanned move to " + string(c.Plan.To)}})
-		if err != nil && !consensus.Refused(err, consensus.CodeStale) {
-			return "", fmt.Errorf("give up plan %s: %w", c.Supersedes, err)
-		}
-	}
 	id := consensus.PlanID(ulid.Make().String())
-	_, err := log.Propose(ctx, consensus.Command{At: now, By: by, Body: &consensus.CreatePlan{ID: id, Plan: c.Plan}})
+	_, err := log.Propose(ctx, consensus.Command{At: now, By: by, Body: &consensus.CreatePlan{ID: id, Plan: c.Plan, Supersedes: c.Supersedes}})
 	if errors.Is(err, consensus.ErrUnknownOutcome) {
 		return "", fmt.Errorf("plan %s may have begun; `holdfast failover status` tells: %w", id, err)
 	}

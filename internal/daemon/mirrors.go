@@ -56,6 +56,17 @@ type mirrors struct {
 	held   map[consensus.LinkID]uint64 // stopped by a step at this epoch
 	paused map[consensus.LinkID]time.Time
 	said   map[consensus.LinkID]string // why a link stopped, as last logged
+	past   map[consensus.LinkID]past
+}
+
+// past is what outlives the runs of a link.
+type past struct {
+	still time.Time // no append of an ended run is under way after it
+	// The rest is of one epoch of the link.
+	epoch  uint64
+	clean  bool                         // the last run confirmed its stop
+	seen   map[topology.Partition]int64 // ends of the source, where it was seen
+	groups mirror.GroupReport           // the last one that was not empty
 }
 
 // link is one run of one link here.
@@ -70,7 +81,6 @@ type link struct {
 
 	rate     rateOf
 	trouble  string
-	last     mirror.GroupReport
 	inspects bool
 }
 
@@ -121,7 +131,7 @@ func (m *mirrors) reconcile(ctx context.Context) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.Links)) {
 		l := s.Links[id]
-		if l.To != m.region {
+		if l.To != m.region || !m.served(l) {
 			continue
 		}
 		if at, ok := m.held[id]; ok && at != l.Epoch {
@@ -159,6 +169,12 @@ func (m *mirrors) reconcile(ctx context.Context) {
 	}
 }
 
+// served reports whether both ends of a link have a Kafka.
+func (m *mirrors) served(l consensus.Link) bool {
+	from, to := m.regions[l.From], m.regions[l.To]
+	return from != nil && to != nil && from.kafka != nil && to.kafka != nil
+}
+
 func (r *link) over() bool {
 	select {
 	case <-r.done:
@@ -172,6 +188,7 @@ func (m *mirrors) sample(run *link) {
 	if run.mirror == nil || run.over() {
 		return
 	}
+	m.remember(run)
 	sum, at := int64(0), time.Time{}
 	for _, p := range run.mirror.Status().Partitions {
 		if p.SourceSeenAt == nil {
@@ -183,9 +200,25 @@ func (m *mirrors) sample(run *link) {
 		}
 	}
 	if !at.IsZero() {
-		run.rate.add(at, sum)
+		run.rate.add(at, len(run.mirror.Status().Partitions), sum)
 	}
-	run.last = run.mirror.Groups()
+}
+
+// remember keeps what is asked for after the run is over.
+func (m *mirrors) remember(run *link) {
+	p := m.past[run.id]
+	if p.epoch != run.epoch || p.seen == nil {
+		p = past{still: p.still, epoch: run.epoch, seen: map[topology.Partition]int64{}}
+	}
+	for _, at := range run.mirror.Status().Partitions {
+		if at.SourceSeenAt != nil && at.SourceEnd >= 0 {
+			p.seen[at.Partition] = at.SourceEnd
+		}
+	}
+	if g := run.mirror.Groups(); len(g.Rows) > 0 {
+		p.groups = g
+	}
+	m.past[run.id] = p
 }
 
 // reseeding says whether a live plan recreates topics of the link.
@@ -231,8 +264,30 @@ func (m *mirrors) start(ctx context.Context, id consensus.LinkID, l consensus.Li
 			m.said[id] = err.Error() // said once; status and readyz show it as long as it lasts
 			m.log.Warn("link stopped, it is started again and again", "link", id, "every", mirrorRestart, "error", err)
 		}
+		m.ended(run, err)
 		run.finish(err)
 	}()
+}
+
+// ended notes until when appends of a run may still be carried out.
+func (m *mirrors) ended(run *link, err error) {
+	if run.mirror == nil {
+		return
+	}
+	m.remember(run)
+	p := m.past[run.id]
+	p.clean = err == nil
+	wait := time.Duration(0)
+	var unclean *mirror.UncleanError
+	if errors.As(err, &unclean) {
+		wait = unclean.Wait
+	} else if err != nil {
+		wait = appendTimeout
+	}
+	if still := time.Now().Add(wait); still.After(p.still) {
+		p.still = still
+	}
+	m.past[run.id] = p
 }
 
 // rightClusters refuses to read from or write to a cluster that is not the one
@@ -267,7 +322,9 @@ func (m *mirrors) inspect(ctx context.Context, id consensus.LinkID, l consensus.
 		cancel()
 		if err == nil {
 			ranges, orphans := judge(found)
-			_, err = m.propose.Propose(ctx, m.command(&consensus.JudgeLink{Link: id, Epoch: l.Epoch, Frozen: ranges}))
+			attempt, cancel := context.WithTimeout(ctx, proposeTimeout)
+			_, err = m.propose.Propose(attempt, m.command(&consensus.JudgeLink{Link: id, Epoch: l.Epoch, Frozen: ranges}))
+			cancel()
 			if err == nil || consensus.Refused(err, consensus.CodeStale) {
 				m.log.Info("compared with "+string(l.From), "link", id, "partitions", len(found), "orphans", orphans)
 				<-ctx.Done() // the next round of reconcile runs what the log says now
@@ -311,26 +368,43 @@ func (m *mirrors) command(b consensus.Body) consensus.Command {
 	return consensus.Command{At: m.clock.Wall(), By: "node " + string(m.node), Body: b}
 }
 
-// stop ends the run of a link and waits for it. It reports whether nothing of
-// it can be under way any more.
-func (m *mirrors) stop(ctx context.Context, id consensus.LinkID, epoch uint64) (clean bool, last replicate.LinkStatus, err error) {
+// stop ends the run of a link, keeps it from starting again at this epoch, and
+// waits until no append can be under way: none of this life, and none of a
+// former one, which died before this daemon was born.
+func (m *mirrors) stop(ctx context.Context, id consensus.LinkID, epoch uint64) (past, error) {
 	m.mu.Lock()
 	m.held[id] = epoch
 	run := m.links[id]
 	m.mu.Unlock()
-	if run == nil {
-		return false, last, nil
+	if run != nil {
+		run.cancel()
+		select {
+		case <-run.done:
+		case <-ctx.Done():
+			return past{}, fmt.Errorf("wait for the mirror to stop: %w", context.Cause(ctx))
+		}
 	}
-	run.cancel()
-	select {
-	case <-run.done:
-	case <-ctx.Done():
-		return false, last, fmt.Errorf("wait for the mirror to stop: %w", context.Cause(ctx))
+	p := m.pastOf(id, epoch)
+	still := m.born.Add(appendTimeout)
+	if p.still.After(still) {
+		still = p.still
 	}
-	if run.mirror != nil {
-		last = run.mirror.Status()
+	if err := sleep(ctx, time.Until(still)); err != nil {
+		return p, fmt.Errorf("wait one request timeout after an unclean end: %w", err)
 	}
-	return run.err == nil && run.mirror != nil, last, nil
+	return p, nil
+}
+
+// pastOf returns what is known of the runs of a link at one epoch.
+func (m *mirrors) pastOf(id consensus.LinkID, epoch uint64) past {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.past[id]
+	if p.epoch != epoch {
+		return past{still: p.still}
+	}
+	p.seen = maps.Clone(p.seen)
+	return p
 }
 
 func (m *mirrors) stopAll() {
@@ -361,7 +435,7 @@ func (m *mirrors) reports() map[consensus.LinkID]linkReport {
 				}
 			}
 			r.SourceSeenMs = seen.Milliseconds()
-			r.Coverage = coverage(run.last)
+			r.Coverage = coverage(m.past[id].groups)
 			r.Status.Running = r.Status.Running && !run.over()
 		}
 		out[id] = r
@@ -456,15 +530,26 @@ type here struct {
 
 func (h here) State() consensus.State { return h.state() }
 
+func (h here) kafka() (*kafka.Client, error) {
+	if r := h.regions[h.region]; r != nil && r.kafka != nil {
+		return r.kafka, nil
+	}
+	return nil, fmt.Errorf("region %s has no kafka in this node's fleet file", h.region)
+}
+
 func (h here) Ends(ctx context.Context) (consensus.Offsets, error) {
-	ranges, err := mirror.Ends(ctx, h.regions[h.region].kafka, h.topics)
+	cl, err := h.kafka()
+	if err != nil {
+		return nil, err
+	}
+	ranges, err := mirror.Ends(ctx, cl, h.topics)
 	if err != nil {
 		return nil, err
 	}
 	ends := map[topology.Partition]int64{}
 	for p, r := range ranges {
 		if !r.Settled {
-			return nil, fmt.Errorf("%s still moves: its end is not settled", p)
+			return nil, fmt.Errorf("%s: %w", p, steps.ErrMoving)
 		}
 		ends[p] = r.End
 	}
@@ -472,7 +557,11 @@ func (h here) Ends(ctx context.Context) (consensus.Offsets, error) {
 }
 
 func (h here) GroupLag(ctx context.Context, groups []string) (map[string]int64, error) {
-	ends, err := mirror.Ends(ctx, h.regions[h.region].kafka, h.topics)
+	cl, err := h.kafka()
+	if err != nil {
+		return nil, err
+	}
+	ends, err := mirror.Ends(ctx, cl, h.topics)
 	if err != nil {
 		return nil, err
 	}
@@ -480,7 +569,7 @@ func (h here) GroupLag(ctx context.Context, groups []string) (map[string]int64, 
 	for p, r := range ends {
 		at[p] = r.End
 	}
-	lags, err := mirror.Drained(ctx, h.regions[h.region].kafka, groups, at)
+	lags, err := mirror.Drained(ctx, cl, groups, at)
 	if err != nil {
 		return nil, err
 	}
@@ -492,57 +581,28 @@ func (h here) GroupLag(ctx context.Context, groups []string) (map[string]int64, 
 }
 
 func (h here) StopMirror(ctx context.Context, id consensus.LinkID) (steps.Stopped, error) {
-	l := h.state().Links[id]
-	clean, last, err := h.stop(ctx, id, l.Epoch)
+	p, err := h.stop(ctx, id, h.state().Links[id].Epoch)
 	if err != nil {
 		return steps.Stopped{}, err
 	}
-	st := steps.Stopped{Clean: clean}
-	if !clean {
-		// An append of an earlier life may still be on its way in the broker.
-		if err := sleep(ctx, appendTimeout-time.Since(h.born)); err != nil {
-			return st, fmt.Errorf("wait one request timeout after an unclean end: %w", err)
-		}
-		var unclean *mirror.UncleanError
-		if run := h.runOf(id); run != nil && errors.As(run.err, &unclean) {
-			if err := sleep(ctx, appendTimeout-time.Since(run.ended)); err != nil {
-				return st, fmt.Errorf("wait one request timeout after an unclean end: %w", err)
-			}
-		}
-	}
+	st := steps.Stopped{Clean: p.clean}
 	if st.Ends, err = h.Ends(ctx); err != nil {
 		return st, err
 	}
-	seen := map[topology.Partition]int64{}
-	for _, p := range last.Partitions {
-		if p.SourceEnd >= 0 {
-			seen[p.Partition] = p.SourceEnd
-		}
-	}
-	st.SourceEnds = nested(seen)
+	st.SourceEnds = nested(p.seen)
 	return st, nil
 }
 
-func (m *mirrors) runOf(id consensus.LinkID) *link {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.links[id]
-}
-
-func (h here) WriteGroups(ctx context.Context, id consensus.LinkID, ends consensus.Offsets) (steps.Groups, error) {
+func (h here) WriteGroups(ctx context.Context, id consensus.LinkID, ends consensus.Offsets, fromSource bool) (steps.Groups, error) {
 	l := h.state().Links[id]
+	if !h.served(l) {
+		return steps.Groups{}, fmt.Errorf("link %s: one of its regions has no kafka in this node's fleet file", id)
+	}
 	source, target := h.regions[l.From].kafka, h.regions[l.To].kafka
-	var earlier mirror.GroupReport
-	if run := h.runOf(id); run != nil {
-		earlier = run.last
-	}
-	planned := false
-	for _, p := range h.state().Plans {
-		planned = planned || p.Kind == consensus.Planned && p.Phase.Live() && p.To == h.region
-	}
+	earlier := h.pastOf(id, l.Epoch).groups
 	var report mirror.GroupReport
 	var err error
-	if planned {
+	if fromSource {
 		report, err = mirror.SyncGroups(ctx, source, target, mirror.SyncOptions{Groups: h.groups, Topics: h.topics, Cap: flat(ends)})
 	} else {
 		report, err = mirror.CheckGroupsAlone(ctx, target, h.topics, earlier)
@@ -551,6 +611,9 @@ func (h here) WriteGroups(ctx context.Context, id consensus.LinkID, ends consens
 		return steps.Groups{}, err
 	}
 	out := steps.Groups{Written: report.Count(replicate.GroupWrite)}
+	if !fromSource && len(earlier.Rows) == 0 {
+		out.Notes = []string{"this life of the daemon copied no group offsets before: there was nothing to prove"}
+	}
 	all := map[string]bool{}
 	for _, r := range report.Rows {
 		all[r.Group] = true
@@ -568,7 +631,10 @@ func (h here) WriteGroups(ctx context.Context, id consensus.LinkID, ends consens
 
 func (h here) Reseed(ctx context.Context, id consensus.LinkID, topics []string) error {
 	l := h.state().Links[id]
-	if _, _, err := h.stop(ctx, id, l.Epoch); err != nil {
+	if !h.served(l) {
+		return fmt.Errorf("link %s: one of its regions has no kafka in this node's fleet file", id)
+	}
+	if _, err := h.stop(ctx, id, l.Epoch); err != nil {
 		return err
 	}
 	var list []mirror.ReseedTopic

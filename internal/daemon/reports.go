@@ -322,7 +322,8 @@ type rateOf struct {
 
 type rateSample struct {
 	at  time.Time // when the ends were seen
-	sum int64     // of all ends
+	n   int       // partitions
+	sum int64     // of all their ends
 	per float64   // records per second since the sample before
 }
 
@@ -331,13 +332,13 @@ const (
 	rateSpan = 10 * time.Minute
 )
 
-func (r *rateOf) add(at time.Time, sum int64) {
+func (r *rateOf) add(at time.Time, partitions int, sum int64) {
 	n := len(r.samples)
 	if n > 0 && at.Sub(r.samples[n-1].at) < rateStep {
 		return
 	}
-	s := rateSample{at: at, sum: sum}
-	if n > 0 {
+	s := rateSample{at: at, n: partitions, sum: sum}
+	if n > 0 && r.samples[n-1].n == partitions { // a topic that appears brings what it held
 		s.per = max(0, float64(sum-r.samples[n-1].sum)/at.Sub(r.samples[n-1].at).Seconds())
 	}
 	r.samples = append(r.samples, s)
