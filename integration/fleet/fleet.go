@@ -205,6 +205,9 @@ func (f *Fleet) SetRole(name string, change func(*RoleOptions)) {
 	f.options.Roles[name] = r
 }
 
+// SetMode changes the fleet's mode; WriteConfig writes it.
+func (f *Fleet) SetMode(mode string) { f.options.Mode = mode }
+
 // StartNodes starts all daemons and waits until each has a leader and its
 // session in the log.
 func (f *Fleet) StartNodes(ctx context.Context) error {

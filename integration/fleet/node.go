@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,7 @@ type Node struct {
 	Witness bool
 	Data    string
 	Socket  string
+	Config  string // its own copy of the fleet file, as an operator may forget one; empty: the fleet's
 
 	fleet         *Fleet
 	peer, health  string
@@ -61,7 +63,7 @@ func (n *Node) Start(ctx context.Context, env ...string) error {
 		return err
 	}
 	defer func() { _ = log.Close() }() // the child has its own
-	cmd := exec.Command(n.fleet.options.Binary, "serve", "--config", n.fleet.Config, "--node", n.Name)
+	cmd := exec.Command(n.fleet.options.Binary, "serve", "--config", cmp.Or(n.Config, n.fleet.Config), "--node", n.Name)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(append(os.Environ(), n.fleet.options.Env...), append(env, "HOLDFAST_TEST_CLICKHOUSE="+n.password())...)
 	if err := StartTied(cmd); err != nil {
@@ -145,6 +147,17 @@ func (n *Node) Get(ctx context.Context, path string) (int, string, error) {
 	defer func() { _ = resp.Body.Close() }()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	return resp.StatusCode, string(b), err
+}
+
+// ExitCode is what the process that ran last ended with; -1 for a signal, or
+// while it runs.
+func (n *Node) ExitCode() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.cmd == nil || !n.over() {
+		return -1
+	}
+	return n.cmd.ProcessState.ExitCode()
 }
 
 // HealthAddress is host:port of the health listener.

@@ -1,0 +1,362 @@
+//go:build integration
+
+package integration
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/integration/fleet"
+	"github.com/holdfast-dr/holdfast/integration/stack"
+	"github.com/holdfast-dr/holdfast/internal/certs"
+	"github.com/holdfast-dr/holdfast/internal/topology"
+)
+
+func product(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "holdfast")
+	if err := fleet.Build(t.Context(), path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// host is a machine with the daemon of a fleet of one region, one voter and no
+// roles, whose stores do not answer. It needs no services.
+type host struct {
+	*testing.T
+	binary, dir  string
+	peer, health string
+	env          []string
+}
+
+func newHost(t *testing.T, binary string) *host {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hf") // a socket's path has room for 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	h := &host{T: t, binary: binary, dir: dir, peer: freeAddress(t), health: freeAddress(t), env: []string{"HF_PW=x"}}
+	h.certify("certs", "lab", "us-east-1", time.Now())
+	return h
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	port, err := stack.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", port)
+}
+
+func (h *host) path(name string) string { return filepath.Join(h.dir, name) }
+
+// certify makes ca.pem, node.pem and node.key in a folder.
+func (h *host) certify(folder, cluster string, node topology.Node, at time.Time) {
+	h.Helper()
+	authority, err := certs.NewAuthority(cluster, at)
+	if err != nil {
+		h.Fatal(err)
+	}
+	cert, key, err := authority.Issue(node, nil, at)
+	if err != nil {
+		h.Fatal(err)
+	}
+	h.must(os.MkdirAll(h.path(folder), 0o700))
+	for name, b := range map[string][]byte{"ca.pem": authority.CertPEM(), "node.pem": cert, "node.key": key} {
+		h.must(os.WriteFile(filepath.Join(h.path(folder), name), b, 0o600))
+	}
+}
+
+func (h *host) must(err error) {
+	h.Helper()
+	if err != nil {
+		h.Fatal(err)
+	}
+}
+
+// file writes the fleet file with some of its text replaced: pairs of old and new.
+func (h *host) file(replace ...string) string {
+	h.Helper()
+	text := strings.NewReplacer("DIR", h.dir, "PEER", h.peer, "HEALTH", h.health).Replace(`cluster: lab
+nodes:
+  us-east-1:
+    region: us-east
+    peer: PEER
+    health: HEALTH
+    data: DIR/data
+    socket: DIR/s.sock
+    tls: {ca: DIR/certs/ca.pem, cert: DIR/certs/node.pem, key: DIR/certs/node.key}
+regions:
+  us-east:
+    kafka: {brokers: [127.0.0.1:1]}
+    clickhouse: {addresses: [127.0.0.1:1], database: default, user: default, password: "env:HF_PW"}
+timing:
+  lease: {ttl: 5s, renew: 500ms, attempt_timeout: 500ms, margin: 1500ms}
+  raft: {heartbeat: 300ms, election: 300ms, leader_lease: 200ms}
+`)
+	for i := 0; i < len(replace); i += 2 {
+		if !strings.Contains(text, replace[i]) {
+			h.Fatalf("the fleet file has no %q", replace[i])
+		}
+		text = strings.ReplaceAll(text, replace[i], replace[i+1])
+	}
+	f, err := os.CreateTemp(h.dir, "*.yaml")
+	h.must(err)
+	_, err = f.WriteString(text)
+	h.must(errors.Join(err, f.Close()))
+	return f.Name()
+}
+
+// run is the command line as an operator uses it.
+func (h *host) run(args ...string) (code int, stdout, stderr string) {
+	h.Helper()
+	ctx, cancel := context.WithTimeout(h.Context(), 10*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, h.binary, args...)
+	cmd.Env = append(os.Environ(), h.env...)
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		h.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), errOut.String()
+}
+
+func (h *host) serve(file string) (code int, stdout, stderr string) {
+	h.Helper()
+	return h.run("serve", "--config", file, "--node", "us-east-1")
+}
+
+// daemon is a daemon that runs in the background.
+type daemon struct {
+	*host
+	cmd  *exec.Cmd
+	log  string
+	done chan error
+}
+
+func (h *host) start(file string) *daemon {
+	h.Helper()
+	log, err := os.CreateTemp(h.dir, "*.log")
+	h.must(err)
+	defer func() { _ = log.Close() }() // the child has its own
+	cmd := exec.Command(h.binary, "serve", "--config", file, "--node", "us-east-1")
+	cmd.Env = append(os.Environ(), h.env...)
+	cmd.Stdout, cmd.Stderr = log, log
+	h.must(fleet.StartTied(cmd))
+	d := &daemon{host: h, cmd: cmd, log: log.Name(), done: make(chan error, 1)}
+	go func() { d.done <- cmd.Wait() }()
+	h.Cleanup(func() { _ = cmd.Process.Kill() })
+	return d
+}
+
+// ready waits until /readyz holds every line in want.
+func (d *daemon) ready(want ...string) {
+	d.Helper()
+	await(d.T, 15*time.Second, func() error { return holds(read(d.Context(), d.health, "/readyz").text, want...) })
+}
+
+// stop is SIGTERM; it returns how long the daemon took.
+func (d *daemon) stop() time.Duration {
+	d.Helper()
+	start := time.Now()
+	d.must(d.cmd.Process.Signal(syscall.SIGTERM))
+	if err := d.end(10 * time.Second); err != nil {
+		d.Fatalf("SIGTERM: %v\n%s", err, d.said())
+	}
+	return time.Since(start)
+}
+
+func (d *daemon) end(within time.Duration) error {
+	select {
+	case err := <-d.done:
+		return err
+	case <-time.After(within):
+		return fmt.Errorf("it did not end within %s", within)
+	}
+}
+
+func (d *daemon) said() string {
+	b, err := os.ReadFile(d.log)
+	d.must(err)
+	return string(b)
+}
+
+// answer is what a health listener says.
+type answer struct {
+	code   int // 0: no answer
+	text   string
+	header http.Header
+}
+
+var asker = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+
+func read(ctx context.Context, address, path string) answer {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+path, nil)
+	if err != nil {
+		return answer{text: err.Error()}
+	}
+	resp, err := asker.Do(req)
+	if err != nil {
+		return answer{text: err.Error()}
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<16))
+	if err != nil {
+		return answer{text: err.Error()}
+	}
+	return answer{resp.StatusCode, string(b), resp.Header}
+}
+
+func holds(text string, want ...string) error {
+	for _, w := range want {
+		if !strings.Contains(text, w) {
+			return fmt.Errorf("%q is not in:\n%s", w, text)
+		}
+	}
+	return nil
+}
+
+func await(t *testing.T, within time.Duration, try func() error) {
+	t.Helper()
+	end := time.Now().Add(within)
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("waited %s: %v", within, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// oneClearError is what a person at three in the morning needs: one error,
+// short, on stderr, that holds every word in want, and no trace of our insides.
+func oneClearError(t *testing.T, code int, stdout, stderr string, want ...string) {
+	t.Helper()
+	if code != 1 {
+		t.Errorf("exit code %d, want 1 (failed)", code)
+	}
+	if stdout != "" {
+		t.Errorf("an error on stdout: %s", stdout)
+	}
+	var said []string
+	for line := range strings.Lines(stderr) {
+		if !strings.HasPrefix(line, "time=") {
+			said = append(said, line)
+		}
+	}
+	text := strings.Join(said, "")
+	if strings.Count(text, "holdfast: ") != 1 || len(said) > 4 || len(text) > 600 {
+		t.Errorf("not one short error, but %d lines, %d bytes:\n%s", len(said), len(text), text)
+	}
+	for _, inside := range []string{"panic", "goroutine", "0x", "%!", "<nil>"} {
+		if strings.Contains(text, inside) {
+			t.Errorf("shows our insides (%s):\n%s", inside, text)
+		}
+	}
+	if err := holds(text, want...); err != nil {
+		t.Error(err)
+	}
+}
+
+// print sums up a folder: names, sizes, contents.
+func (h *host) print(folder string) string {
+	h.Helper()
+	sum := sha256.New()
+	h.must(filepath.WalkDir(h.path(folder), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		fmt.Fprintf(sum, "%s %d\n%s", path, len(b), b)
+		return err
+	}))
+	return fmt.Sprintf("%x", sum.Sum(nil))
+}
+
+// What is wrong before a daemon serves ends it with one error, and leaves what
+// it keeps on disk as it was.
+func TestServe_RefusesABadStartWithOneErrorAndTouchesNothing(t *testing.T) {
+	h := newHost(t, product(t))
+	first := h.start(h.file())
+	first.ready("[+] raft", "[+] session")
+	first.stop()
+	kept := h.print("data")
+
+	h.certify("expired", "lab", "us-east-1", time.Now().Add(-3*365*24*time.Hour))
+	h.certify("stranger", "other", "us-east-1", time.Now())
+	h.certify("neighbour", "lab", "eu-west-1", time.Now())
+	h.certify("open", "lab", "us-east-1", time.Now())
+	h.certify("mixed", "lab", "us-east-1", time.Now())
+	h.must(os.Chmod(h.path("open/node.key"), 0o644))
+	other, err := os.ReadFile(h.path("certs/node.key"))
+	h.must(err)
+	h.must(os.WriteFile(h.path("mixed/node.key"), other, 0o600))
+	h.must(os.WriteFile(h.path("plain"), nil, 0o600))
+	h.must(os.WriteFile(h.path("empty.pw"), []byte("\n"), 0o600))
+
+	refused := func(name, file string, want ...string) {
+		t.Run(name, func(t *testing.T) {
+			h := *h
+			h.T = t
+			code, out, errOut := h.serve(file)
+			t.Log(strings.TrimSpace(errOut))
+			oneClearError(t, code, out, errOut, want...)
+			if h.print("data") != kept {
+				t.Error("the data folder was touched")
+			}
+		})
+	}
+	refused("no fleet file", h.path("none.yaml"), "none.yaml", "no such file", "--config")
+	refused("an empty fleet file", h.path("plain"), "is empty", "start from")
+	refused("an unknown key", h.file("brokers:", "broker:"), ":12:", "regions.us-east.kafka.broker", "unknown key", "did you mean brokers?")
+	refused("a second node for a region", h.file("regions:\n", "  us-east-2: {region: us-east, peer: 127.0.0.1:2}\nregions:\n"), "second node for region us-east; the first is us-east-1", "try: remove one, or make it a witness")
+	refused("a node that the file does not have", h.file("us-east-1:", "us-east-9:"), `"us-east-1"`, "us-east-9", "--node")
+	refused("a lease shorter than an election", h.file("heartbeat: 300ms, election: 300ms", "heartbeat: 3s, election: 3s"), "timing.", "why:", "try:")
+	refused("a literal secret", h.file(`"env:HF_PW"`, "hunter2"), "clickhouse.password", "file:")
+	refused("a secret's file that is missing", h.file("env:HF_PW", "file:"+h.path("none.pw")), "regions.us-east.clickhouse.password", h.path("none.pw"), "no such file", "must be able to read it")
+	refused("a secret's file that is empty", h.file("env:HF_PW", "file:"+h.path("empty.pw")), "regions.us-east.clickhouse.password", "is empty")
+	refused("a secret's variable that is not set", h.file("env:HF_PW", "env:HF_NOT_SET"), "regions.us-east.clickhouse.password", "env:HF_NOT_SET", "not set or empty", "EnvironmentFile")
+	refused("a certificate that is missing", h.file("certs/node.pem", "certs/none.pem"), "certs/none.pem", "no such file", "certs init")
+	refused("an expired certificate", h.file("/certs/", "/expired/"), "expired/node.pem", "expired", "days ago", "certs init")
+	refused("a certificate of another cluster", h.file("/certs/", "/stranger/"), "stranger/node.pem", "another cluster", "other")
+	refused("a certificate of another node", h.file("/certs/", "/neighbour/"), "neighbour/node.pem", "eu-west-1", "us-east-1")
+	refused("a certificate of another CA", h.file("certs/ca.pem", "open/ca.pem"), "certs/node.pem", "open/ca.pem")
+	refused("a key that everybody may read", h.file("/certs/", "/open/"), "open/node.key", "0644", "chmod 600")
+	refused("a key of another certificate", h.file("certs/node.key", "mixed/node.key", "certs/node.pem", "mixed/node.pem"), "mixed/node.key", "not a pair")
+	refused("a data folder that is a file", h.file("/data\n", "/plain\n"), h.path("plain"), "not a directory")
+
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	h.must(err)
+	defer func() { _ = busy.Close() }()
+	refused("a peer port in use", h.file("peer: "+h.peer, "peer: "+busy.Addr().String()), busy.Addr().String(), "address already in use", "nodes.us-east-1.listen")
+	refused("a health port in use", h.file("health: "+h.health, "health: "+busy.Addr().String()), busy.Addr().String(), "address already in use", "nodes.us-east-1.health")
+	refused("a socket in a folder that is missing", h.file("/s.sock", "/run/s.sock"), h.path("run/s.sock"), "does not exist", "create it")
+	refused("a file in the socket's place", h.file("/s.sock", "/plain"), h.path("plain"), "no socket", "move it away")
+
+	again := h.start(h.file())
+	again.ready("[+] raft", "[+] session")
+	again.stop()
+}
