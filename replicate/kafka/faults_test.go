@@ -372,17 +372,13 @@ func TestMirror_RateIsKeptAndCanChange(t *testing.T) {
 		size += b.Size()
 	}
 	conf := r.config()
-	conf.Rate = float64(size) / 2 // two seconds for all
-	began := time.Now()
+	conf.Rate = float64(size) / 60 // a minute for all
 	m := r.start(conf)
-	time.Sleep(time.Second)
-	if end := r.fakeB.PartitionInfo("events", 0); end != nil && (end.HighWatermark > 320 || end.HighWatermark < 20) {
-		t.Errorf("after 1 s of 2: %d of 400 records", end.HighWatermark)
-	}
 	eventually(t, "there is lag to see", func() bool { s := m.Status(); return s.Totals.RecordsBehind > 0 && s.Totals.SecondsBehindMax > 0 })
-	m.SetRate(0)
-	r.caughtUp(m, "events")
-	if took := time.Since(began); took > 2500*time.Millisecond {
-		t.Errorf("lifting the limit did not help: %s", took)
+	time.Sleep(time.Second)
+	if p := r.fakeB.PartitionInfo("events", 0); p.HighWatermark > 200 {
+		t.Errorf("%d of 400 records in seconds, though a minute was asked for", p.HighWatermark)
 	}
+	m.SetRate(0)
+	r.caughtUp(m, "events") // within a third of that minute, or it fails
 }
