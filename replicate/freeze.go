@@ -52,9 +52,9 @@ func (f Freeze) String() string {
 	return fmt.Sprintf("%s [%d,%d): %s", f.Reason, f.From, f.To, f.Detail)
 }
 
-// NextStep says what a person can do about it.
-func (f Freeze) NextStep(p topology.Partition) string {
-	reseed := "holdfast mirror reseed --topic " + p.Topic
+// NextStep says what a person can do about it in the target region.
+func (f Freeze) NextStep(target topology.Region, p topology.Partition) string {
+	reseed := fmt.Sprintf("holdfast mirror reseed --region %s --topic %s --reason WHY", target, p.Topic)
 	switch f.Reason {
 	case Hole, Transactional, OldFormat:
 		return fmt.Sprintf("this mirror cannot copy such a topic; exclude %s under mirror.exclude, or let retention pass offset %d and then: %s", p.Topic, f.To, reseed)
@@ -67,6 +67,6 @@ func (f Freeze) NextStep(p topology.Partition) string {
 	case Refused:
 		return fmt.Sprintf("correct what the broker says (topic limits, rights), then: holdfast mirror resume --topic %s", p.Topic)
 	default:
-		return fmt.Sprintf("read the range with: holdfast mirror orphans --topic %s; then discard the target's copy: %s", p.Topic, reseed)
+		return fmt.Sprintf("read [%d,%d) of %s in %s with a plain consumer if it is wanted; then discard that copy: %s", f.From, f.To, p, target, reseed)
 	}
 }

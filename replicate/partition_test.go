@@ -96,7 +96,7 @@ func (x *machine) frozen(want string) {
 	if got := fmt.Sprintf("%s [%d,%d)", x.m.Freeze.Reason, x.m.Freeze.From, x.m.Freeze.To); got != want {
 		x.t.Fatalf("frozen as %s, want %s", got, want)
 	}
-	if next := x.m.Freeze.NextStep(testID); !strings.Contains(next, "t") || !strings.Contains(next, "holdfast") && !strings.Contains(next, "exclude") {
+	if next := x.m.Freeze.NextStep("b", testID); !strings.Contains(next, "t") || !strings.Contains(next, "holdfast") && !strings.Contains(next, "exclude") {
 		x.t.Fatalf("next step %q", next)
 	}
 }

@@ -85,7 +85,7 @@ func (m Partition) Status(now time.Time) PartitionStatus {
 		s.SourceSeenAt = &at
 	}
 	if m.Freeze != nil {
-		s.Next = m.Freeze.NextStep(m.ID)
+		s.Next = m.Freeze.NextStep(m.Link.Link.Target, m.ID)
 	}
 	if m.End < 0 || m.SourceEnd < 0 {
 		return s

@@ -124,7 +124,7 @@ func (k *keeper) align(ctx context.Context, source, target *view, topics []strin
 		case target.topics[name] != nil:
 			present = append(present, name)
 		case k.created[name]:
-			findings = append(findings, replicate.Finding{About: name, Text: "the topic was deleted at the target", Next: "holdfast mirror reseed --topic " + name})
+			findings = append(findings, replicate.Finding{About: name, Text: "the topic was deleted at the target", Next: fmt.Sprintf("holdfast mirror reseed --region %s --topic %s --reason WHY", k.conf.Link.Target, name)})
 		default:
 			missing = append(missing, name)
 		}

@@ -165,7 +165,7 @@ func (l *loop) apply(p *part, ev replicate.Event) {
 	l.queued += m.Queued() - before
 	l.take(p, acts)
 	if m.State == replicate.Frozen && !p.frozenSaid {
-		l.log.Warn("partition frozen", "partition", m.ID.String(), "reason", string(m.Freeze.Reason), "from", m.Freeze.From, "to", m.Freeze.To, "detail", m.Freeze.Detail, "next", m.Freeze.NextStep(m.ID))
+		l.log.Warn("partition frozen", "partition", m.ID.String(), "reason", string(m.Freeze.Reason), "from", m.Freeze.From, "to", m.Freeze.To, "detail", m.Freeze.Detail, "next", m.Freeze.NextStep(l.conf.Link.Target, m.ID))
 	}
 	p.frozenSaid = m.State == replicate.Frozen
 	if p.frozenSaid {
