@@ -44,24 +44,35 @@ func (h health) Standby(role topology.Role) (time.Duration, bool, string) {
 	if r.Holder == d.me.Region {
 		return 0, false, "this region holds the role"
 	}
-	lag := time.Duration(0)
-	for id, l := range d.hub.health(s, 0).Links {
-		if s.Links[id].To != d.me.Region {
+	lag, fed := time.Duration(0), false
+	links := d.hub.health(s, 0).Links
+	for _, id := range slices.Sorted(maps.Keys(s.Links)) {
+		in := s.Links[id]
+		if in.To != d.me.Region || in.Phase == consensus.LinkEnded {
 			continue
 		}
-		if !l.Running || s.Links[id].Phase != consensus.LinkRunning {
+		l := links[id]
+		if !l.Running || in.Phase != consensus.LinkRunning {
 			return -1, false, "the mirror " + string(id) + " does not run"
 		}
-		if len(l.Frozen) > 0 {
-			return -1, false, fmt.Sprintf("%d partitions of %s are frozen", len(l.Frozen), id)
+		if l.Seconds < 0 {
+			return -1, false, "how far the mirror " + string(id) + " is behind is not known"
 		}
-		lag = max(lag, time.Duration(l.Seconds*float64(time.Second)))
+		if frozen := joinFrozen(in, l); len(frozen) > 0 {
+			return -1, false, fmt.Sprintf("%d partitions of %s are frozen", len(frozen), id)
+		}
+		lag, fed = max(lag, time.Duration(l.Seconds*float64(time.Second))), true
 	}
-	if p, ok := d.regions[d.me.Region].report(); ok {
-		for _, name := range slices.Sorted(maps.Keys(p.Checks)) {
-			if !p.Checks[name].OK {
-				return lag, false, name + ": " + p.Checks[name].Detail
-			}
+	if s.Settings.Mirror && !fed {
+		return -1, false, "nothing is mirrored to this region"
+	}
+	p, seen := d.regions[d.me.Region].report()
+	if !seen {
+		return lag, false, "its stores were not tried yet"
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Checks)) {
+		if !p.Checks[name].OK {
+			return lag, false, name + ": " + p.Checks[name].Detail
 		}
 	}
 	return lag, true, ""
@@ -86,8 +97,9 @@ func (h health) Ready() []httpapi.Dependency {
 	if !seen {
 		out = append(out, httpapi.Dependency{Name: "stores", OK: false, Detail: "not tried yet"})
 	}
-	for id, l := range d.mirrors.reports() {
-		if l.Trouble != "" {
+	links := d.mirrors.reports()
+	for _, id := range slices.Sorted(maps.Keys(links)) {
+		if l := links[id]; l.Trouble != "" {
 			out = append(out, httpapi.Dependency{Name: "mirror " + string(id), OK: false, Detail: l.Trouble})
 		}
 	}
@@ -392,7 +404,8 @@ func (d *Daemon) Check(ctx context.Context, region topology.Region) (httpapi.Che
 	rep := httpapi.CheckReport{At: d.clock.Wall().UTC(), Checks: []httpapi.Check{}}
 	s := d.raft.State()
 	leader, _ := d.raft.Leader()
-	rep.Checks = append(rep.Checks, httpapi.Check{Name: "leader", Node: d.node, OK: leader != "", Severity: httpapi.Critical, Detail: fmt.Sprintf("%q leads, %d of %d members reach %s", leader, d.voters(s), len(d.fleet.Nodes), d.node), Fix: "bring a majority of the daemons back"})
+	lead := cmp.Or(string(leader), "nobody")
+	rep.Checks = append(rep.Checks, httpapi.Check{Name: "leader", Node: d.node, OK: leader != "", Severity: httpapi.Critical, Detail: fmt.Sprintf("%s leads, %s hears %d of %d members", lead, d.node, d.voters(s), len(d.fleet.Nodes)), Fix: "bring a majority of the daemons back"})
 	for _, m := range d.raft.Members() {
 		_, age := d.hub.of(m.Node)
 		ok := age >= 0 && age < heardWithin
@@ -426,12 +439,13 @@ func (d *Daemon) checkRegion(ctx context.Context, name topology.Region) []httpap
 	var out []httpapi.Check
 	ctx, cancel := context.WithTimeout(ctx, 2*reg.timeout)
 	defer cancel()
+	away := map[string]bool{} // and a probe would only say so again
 	if reg.kafka != nil {
 		start := time.Now()
 		id, err := reg.kafka.Ping(ctx)
 		c := httpapi.Check{Region: name, Node: d.node, Name: "kafka cluster", OK: err == nil, Severity: httpapi.Critical, Detail: "cluster id " + id, TookMs: time.Since(start).Milliseconds(), Fix: "are brokers, TLS, SASL and cluster_id of regions." + string(name) + ".kafka right, and is the network open?"}
 		if err != nil {
-			c.Detail = err.Error()
+			c.Detail, away["kafka"] = err.Error(), true
 		}
 		out = append(out, c)
 	}
@@ -440,12 +454,15 @@ func (d *Daemon) checkRegion(ctx context.Context, name topology.Region) []httpap
 		v, err := reg.clickhouse.Version(ctx)
 		c := httpapi.Check{Region: name, Node: d.node, Name: "clickhouse version", OK: err == nil, Severity: httpapi.Critical, Detail: v, TookMs: time.Since(start).Milliseconds(), Fix: "are addresses, user and password of regions." + string(name) + ".clickhouse right, and is the network open?"}
 		if err != nil {
-			c.Detail = err.Error()
+			c.Detail, away["clickhouse"] = err.Error(), true
 		}
 		out = append(out, c)
 	}
 	_, results := reg.tryAll(ctx)
 	for _, t := range results {
+		if away[t.name] {
+			continue
+		}
 		c := httpapi.Check{Region: name, Node: d.node, Name: t.name + " probe", OK: t.err == nil, Severity: httpapi.Critical, Detail: t.say, TookMs: t.took.Milliseconds(), Fix: "see docs/operations.md for the rights that holdfast needs"}
 		if t.err != nil {
 			c.Detail = t.err.Error()

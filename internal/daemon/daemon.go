@@ -130,7 +130,6 @@ func Run(ctx context.Context, o Options) (err error) {
 	u.add("peer port", func(context.Context) error { return port.Close() })
 	d.hub = newHub(d.node, d.clock)
 	port.Handle("POST "+reportPath, d.hub.serve(raft.PeerOf))
-	d.mountForward(port)
 	balancers, socket, err := d.bind(&u)
 	if err != nil {
 		return err
@@ -152,7 +151,14 @@ func Run(ctx context.Context, o Options) (err error) {
 	d.keeper = newKeeper(d.node, d.session, d.boot, me.Data, leaseTiming(fleet.Timing.Lease), d.clock, log)
 	d.keeper.propose, d.keeper.state = d.raft, d.raft.State
 
-	// As early as may be: a restart must fit into a balancer's patience.
+	if !me.Witness {
+		if err := d.openMirrors(); err != nil {
+			return err
+		}
+	}
+	d.mountForward(port)
+	// Whatever answers read is there. As early as may be: a restart must fit
+	// into a balancer's patience.
 	if balancers != nil {
 		d.serve(&u, "health listener", balancers, httpapi.NewHealthServer(httpapi.NewHealth(health{d}, d.reg), log))
 	}
@@ -208,11 +214,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 }
 
-// startRegion starts what only a node of a data region does.
-func (d *Daemon) startRegion(ctx context.Context, wg *sync.WaitGroup) error {
-	if d.me.Witness {
-		return nil
-	}
+// openMirrors makes what carries out the links to this region.
+func (d *Daemon) openMirrors() error {
 	topics, groups, err := selections(d.fleet)
 	if err != nil {
 		return err
@@ -221,8 +224,16 @@ func (d *Daemon) startRegion(ctx context.Context, wg *sync.WaitGroup) error {
 		node: d.node, region: d.me.Region, regions: d.regions, topics: topics, groups: groups,
 		rate: float64(d.fleet.Mirror.RateLimit), every: d.fleet.Mirror.GroupInterval, clock: d.clock, born: d.started,
 		state: d.raft.State, propose: d.raft, log: d.log, metrics: d.reg,
-		links: map[consensus.LinkID]*link{}, held: map[consensus.LinkID]uint64{}, paused: map[consensus.LinkID]time.Time{}, past: map[consensus.LinkID]past{},
-		said: map[consensus.LinkID]string{},
+		links: map[consensus.LinkID]*link{}, held: map[consensus.LinkID]uint64{}, paused: map[consensus.LinkID]time.Time{},
+		said: map[consensus.LinkID]string{}, past: map[consensus.LinkID]past{},
+	}
+	return nil
+}
+
+// startRegion starts what only a node of a data region does.
+func (d *Daemon) startRegion(ctx context.Context, wg *sync.WaitGroup) error {
+	if d.me.Witness {
+		return nil
 	}
 	driver, err := hooks.New(hooks.Config{Dir: filepath.Join(d.me.Data, "hooks"), Region: d.me.Region, Boot: d.boot, Log: d.log})
 	if err != nil {
@@ -252,10 +263,10 @@ func (d *Daemon) startRegion(ctx context.Context, wg *sync.WaitGroup) error {
 // lease and claims no task.
 func (d *Daemon) openSession(ctx context.Context) {
 	said := ""
-	for ctx.Err() == nil {
+	for ; ctx.Err() == nil; _ = sleep(ctx, sessionRetry) {
 		s := d.raft.State()
 		if s.Sessions[d.node].ID == d.session {
-			return
+			continue // a late entry of an earlier life may take it over yet
 		}
 		attempt, cancel := context.WithTimeout(ctx, proposeTimeout)
 		_, err := d.raft.Propose(attempt, consensus.Command{At: d.clock.Wall(), By: "node " + string(d.node), Body: &consensus.OpenSession{
@@ -266,18 +277,19 @@ func (d *Daemon) openSession(ctx context.Context) {
 			said = err.Error()
 			d.log.Warn("this daemon's session is not in the log yet", "error", err)
 		}
-		_ = sleep(ctx, sessionRetry)
 	}
 }
 
-// watchdog tells systemd that the parts that must never stand still move.
+// watchdog tells systemd that what must never stand still moves.
 func (d *Daemon) watchdog(ctx context.Context) {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || every == 0 {
 		return
 	}
 	for sleep(ctx, every/3) == nil {
-		_, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+		if d.keeper.moves(every) {
+			_, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+		}
 	}
 }
 

@@ -32,7 +32,7 @@ type mirrorOrder struct {
 func (d *Daemon) mountForward(port *raft.Port) {
 	port.Handle("POST "+mirrorPath, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		var o mirrorOrder
-		b, err := io.ReadAll(req.Body)
+		b, err := io.ReadAll(http.MaxBytesReader(w, req.Body, reportBytesMax))
 		if err == nil {
 			err = json.Unmarshal(b, &o)
 		}
@@ -57,9 +57,9 @@ func (d *Daemon) orderHere(o mirrorOrder) error {
 		d.log.Info("mirror resumed", "by", o.By, "topics", o.Hold.Topics)
 		return nil
 	}
-	until := o.Hold.Until
-	if until.IsZero() {
-		until = time.Now().Add(pauseMax)
+	until := time.Now().Add(pauseMax)
+	if !o.Hold.Until.IsZero() && o.Hold.Until.Before(until) {
+		until = o.Hold.Until
 	}
 	if ids := m.pause(until); len(ids) == 0 {
 		return fmt.Errorf("no mirror runs to %s", d.me.Region)

@@ -27,6 +27,9 @@ const (
 	// placeSettled is how long a leader stays where it is before it moves for
 	// placement: elections close together are worse than a misplaced leader.
 	placeSettled = 10 * time.Second
+	refusedAgain = time.Second // before a refused step is proposed again
+	sayAgain     = time.Minute // before the same trouble is logged again
+	toldMax      = 1000
 )
 
 // leader is what a member does while it leads: count leases out, walk plans,
@@ -90,60 +93,97 @@ func (l *leader) countLeases(ctx context.Context) {
 	}
 }
 
+// told is what a reign remembers so as not to repeat itself: when something
+// was last said, or tried.
+type told map[string]time.Time
+
+// again reports whether what was not told for d, and notes that it is now.
+func (t told) again(now time.Time, what string, d time.Duration) bool {
+	if last, ok := t[what]; ok && now.Sub(last) < d {
+		return false
+	}
+	if len(t) >= toldMax {
+		clear(t)
+	}
+	t[what] = now
+	return true
+}
+
 // drive walks live plans and starts automatic ones.
 func (l *leader) drive(ctx context.Context) {
 	changes := l.changes(ctx)
-	told := map[string]bool{}
+	said := told{}
 	for ctx.Err() == nil {
-		if !l.step(ctx, told) {
-			select {
-			case <-ctx.Done():
-			case <-changes:
-			case <-time.After(drivePause):
+		if l.step(ctx, said) {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case _, open := <-changes:
+			if !open {
+				changes = nil // the pause goes on
 			}
+		case <-time.After(drivePause):
 		}
 	}
 }
 
-// step makes one decision; it reports whether there may be another at once.
-func (l *leader) step(ctx context.Context, told map[string]bool) bool {
+// step makes one decision; it reports whether there may be another at once. A
+// plan whose step is refused keeps no other plan from going on.
+func (l *leader) step(ctx context.Context, said told) bool {
 	s := l.state()
 	if s.Settings.Digest == "" {
 		c := l.first()
-		if err := l.try(ctx, c); err != nil && !consensus.Refused(err, consensus.CodeStale) {
+		err := l.try(ctx, c)
+		if err != nil && !consensus.Refused(err, consensus.CodeStale) && said.again(time.Now(), err.Error(), sayAgain) {
 			l.log.Error("set the agreed configuration", "error", err)
-			_ = sleep(ctx, time.Second)
 		}
-		return true
+		return err == nil
 	}
-	now := l.clock.Wall()
 	for _, id := range slices.Sorted(maps.Keys(s.Plans)) {
-		for _, b := range failover.Next(now, id, s) {
-			if grant, ok := b.(*consensus.GrantRoles); ok && grant.Step.Undo == 0 {
-				if blocked := failover.BeforeGrant(s, l.health(s), l.rules(), s.Plans[id]); len(blocked) > 0 {
-					b = &consensus.AbortPlan{Plan: id, Why: fmt.Sprintf("before the point of no return: %s: %s", blocked[0].Gate, blocked[0].Why)}
-				}
-			}
-			at := stepName(s.Plans[id])
-			failpoint.At("before:" + at)
-			if err := l.try(ctx, b); err != nil {
-				if !consensus.Refused(err, consensus.CodeStale) {
-					l.log.Warn("plan cannot take its next step", "plan", id, "step", fmt.Sprintf("%T", b), "error", err)
-					_ = sleep(ctx, time.Second)
-				}
-				return false
-			}
-			failpoint.At("after:" + at)
-			l.log.Info("plan", "plan", id, "took", consensus.Command{Body: b}.Kind())
+		if l.stepPlan(ctx, s, id, said) {
 			return true
 		}
 	}
-	want, yes, _ := failover.Automatic(now, s, l.health(s), l.rules())
-	if !yes {
+	want, yes, _ := failover.Automatic(l.clock.Wall(), s, l.health(s), l.rules())
+	if yes {
+		l.automatic(ctx, s, want, said)
+	}
+	return false
+}
+
+// stepPlan proposes what a plan needs next and reports whether it was taken.
+func (l *leader) stepPlan(ctx context.Context, s consensus.State, id consensus.PlanID, said told) bool {
+	next := failover.Next(l.clock.Wall(), id, s)
+	if len(next) == 0 {
 		return false
 	}
-	l.automatic(ctx, s, want, told)
-	return false
+	b := next[0]
+	if grant, ok := b.(*consensus.GrantRoles); ok && grant.Step.Undo == 0 {
+		if blocked := failover.BeforeGrant(s, l.health(s), l.rules(), s.Plans[id]); len(blocked) > 0 {
+			b = &consensus.AbortPlan{Plan: id, Why: fmt.Sprintf("before the point of no return: %s: %s", blocked[0].Gate, blocked[0].Why)}
+		}
+	}
+	kind := consensus.Command{Body: b}.Kind()
+	refused := "refused " + string(id) + " " + kind
+	if time.Since(said[refused]) < refusedAgain {
+		return false
+	}
+	at := stepName(s.Plans[id])
+	failpoint.At("before:" + at)
+	if err := l.try(ctx, b); err != nil {
+		stale := consensus.Refused(err, consensus.CodeStale) // the state that we saw was a moment old
+		if consensus.Refused(err) && !stale {
+			said.again(time.Now(), refused, 0)
+		}
+		if !stale && said.again(time.Now(), string(id)+kind+err.Error(), sayAgain) {
+			l.log.Warn("plan cannot take its next step", "plan", id, "step", at, "wants", kind, "error", err)
+		}
+		return false
+	}
+	failpoint.At("after:" + at)
+	l.log.Info("plan", "plan", id, "took", kind)
+	return true
 }
 
 // stepName is what a plan is at: the kind of a step, "undo", or "finish".
@@ -157,19 +197,19 @@ func stepName(p consensus.Plan) string {
 	return "finish"
 }
 
-func (l *leader) automatic(ctx context.Context, s consensus.State, want failover.Intent, told map[string]bool) {
+func (l *leader) automatic(ctx context.Context, s consensus.State, want failover.Intent, said told) {
 	c, blockers := failover.MakePlan(l.clock.Wall(), s, l.health(s), l.rules(), want)
 	if len(blockers) > 0 {
-		line := blockers[0].Gate + ": " + blockers[0].Why
-		if !told[line] {
-			told[line] = true
+		if said.again(time.Now(), "gate "+blockers[0].Gate, sayAgain) { // why may hold times
 			l.log.Warn("automatic failover refused by a gate", "gate", blockers[0].Gate, "why", blockers[0].Why, "next", blockers[0].Fix)
 		}
 		return
 	}
 	id, err := startPlan(ctx, l.propose, l.clock.Wall(), c, l.by())
 	if err != nil {
-		l.log.Warn("automatic failover", "error", err)
+		if said.again(time.Now(), "automatic "+err.Error(), sayAgain) {
+			l.log.Warn("automatic failover", "error", err)
+		}
 		return
 	}
 	l.log.Warn("automatic failover", "plan", id, "to", want.To, "roles", want.Roles, "why", want.Reason)

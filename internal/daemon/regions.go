@@ -91,13 +91,14 @@ func openRegion(name topology.Region, f *config.Fleet, via map[string]string, cl
 		}
 	}
 	// What any role wants probed is probed; without roles, what there is.
-	for _, role := range f.Roles {
+	for _, name := range f.RoleNames() {
+		role := f.Roles[name]
 		r.probes.Kafka = r.probes.Kafka || role.Probe.Kafka
 		if role.Probe.ClickHouse != "" {
 			r.probes.ClickHouse = role.Probe.ClickHouse
 		}
 		if role.Probe.HTTP != "" {
-			r.probes.HTTP = strings.ReplaceAll(role.Probe.HTTP, "{region}", string(name))
+			r.probes.HTTP = strings.ReplaceAll(role.Probe.HTTP, "{region}", string(r.name))
 		}
 	}
 	if r.clickhouse != nil && r.probes.ClickHouse == "" {

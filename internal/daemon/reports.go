@@ -217,9 +217,9 @@ func (e *peerError) Error() string {
 
 // rateMeter compares the rate of a peer's clock with ours. A report can only
 // be delayed, so in each window the one that makes the peer's clock look
-// latest is the truest; two such, a minute or more apart, give the rate.
+// latest is the truest; those of two full windows, minutes apart, give the rate.
 type rateMeter struct {
-	first, cur window
+	first, last, cur window
 }
 
 type window struct {
@@ -231,7 +231,7 @@ type window struct {
 
 const (
 	rateWindow   = 30 * time.Second
-	rateBaseline = 2 * time.Minute
+	rateBaseline = 5 * time.Minute // 1000 ppm of it are 300 ms, more than a line's delay varies
 	rateRestart  = 30 * time.Minute
 )
 
@@ -241,8 +241,10 @@ func (m rateMeter) add(now, theirs clock.Instant) rateMeter {
 	case !m.cur.filled:
 		m.cur = s
 	case now.Sub(m.cur.start) > rateWindow:
-		if !m.first.filled || now.Sub(m.first.start) > rateRestart {
+		if m.last = m.cur; !m.first.filled {
 			m.first = m.cur
+		} else if m.last.at.Sub(m.first.at) > rateRestart {
+			m.first = m.last
 		}
 		m.cur = s
 	case s.offset > m.cur.offset:
@@ -254,10 +256,11 @@ func (m rateMeter) add(now, theirs clock.Instant) rateMeter {
 // ppm returns how much faster the peer's clock runs, in millionths; false
 // until the baseline is long enough.
 func (m rateMeter) ppm() (float64, bool) {
-	if !m.first.filled || m.cur.at.Sub(m.first.at) < rateBaseline {
+	base := m.last.at.Sub(m.first.at)
+	if !m.first.filled || base < rateBaseline {
 		return 0, false
 	}
-	return float64(m.cur.offset-m.first.offset) / float64(m.cur.at.Sub(m.first.at)) * 1e6, true
+	return float64(m.last.offset-m.first.offset) / float64(base) * 1e6, true
 }
 
 // health assembles what this node knows for the planner.
