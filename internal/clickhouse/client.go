@@ -33,8 +33,9 @@ type TLS struct{ CAFile, CertFile, KeyFile string }
 // Client reaches one region's ClickHouse. It is safe for concurrent use, and
 // dials on first use.
 type Client struct {
-	name string
-	conn driver.Conn
+	name      string
+	addresses []string
+	conn      driver.Conn
 }
 
 // Open prepares a client; it does not dial.
@@ -77,7 +78,7 @@ func Open(c Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("clickhouse %s: %w", c.Name, err)
 	}
-	return &Client{c.Name, conn}, nil
+	return &Client{c.Name, c.Addresses, conn}, nil
 }
 
 func handshake(ctx context.Context, conn net.Conn, conf *tls.Config, address string) (net.Conn, error) {
@@ -119,11 +120,21 @@ func (t *TLS) config() (*tls.Config, error) {
 	return conf, nil
 }
 
+// explain says whose error it is, and, unless the server itself spoke, what to
+// look at.
+func (c *Client) explain(err error) error {
+	var spoke *ch.Exception
+	if errors.As(err, &spoke) {
+		return fmt.Errorf("clickhouse %s: %w", c.name, err)
+	}
+	return fmt.Errorf("reach clickhouse %s at %v: %w (is it running, and are address and tls right?)", c.name, c.addresses, err)
+}
+
 // Version asks the server who it is.
 func (c *Client) Version(ctx context.Context) (string, error) {
 	v, err := c.conn.ServerVersion()
 	if err != nil {
-		return "", fmt.Errorf("clickhouse %s: %w", c.name, err)
+		return "", c.explain(err)
 	}
 	return v.Version.String(), ctx.Err()
 }
@@ -133,14 +144,14 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 func (c *Client) Select(ctx context.Context, query string) (rows int, err error) {
 	r, err := c.conn.Query(ctx, query)
 	if err != nil {
-		return 0, fmt.Errorf("clickhouse %s: %w", c.name, err)
+		return 0, c.explain(err)
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	for r.Next() {
 		rows++
 	}
 	if err := r.Err(); err != nil {
-		return rows, fmt.Errorf("clickhouse %s: %w", c.name, err)
+		return rows, c.explain(err)
 	}
 	return rows, nil
 }

@@ -463,7 +463,7 @@ func (d *Daemon) checkRegion(ctx context.Context, name topology.Region) []httpap
 		if away[t.name] {
 			continue
 		}
-		c := httpapi.Check{Region: name, Node: d.node, Name: t.name + " probe", OK: t.err == nil, Severity: httpapi.Critical, Detail: t.say, TookMs: t.took.Milliseconds(), Fix: "see docs/operations.md for the rights that holdfast needs"}
+		c := httpapi.Check{Region: name, Node: d.node, Name: t.name + " probe", OK: t.err == nil, Severity: httpapi.Critical, Detail: t.say, TookMs: t.took.Milliseconds(), Fix: reg.right(t.name)}
 		if t.err != nil {
 			c.Detail = t.err.Error()
 		}

@@ -232,6 +232,17 @@ func (r *region) tryAll(ctx context.Context) (map[string]failover.Check, []took)
 	return checks, results
 }
 
+// right says what a probe that fails may lack, though the store answers.
+func (r *region) right(store string) string {
+	switch store {
+	case "kafka":
+		return "may holdfast's user create, write and read the topic " + mirror.ProbeTopic + "?"
+	case "clickhouse":
+		return "may holdfast's user run `" + r.probes.ClickHouse + "`?"
+	}
+	return "try it from this host: curl -v " + r.probes.HTTP
+}
+
 func (r *region) get(ctx context.Context) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.probes.HTTP, nil)
 	if err != nil {
