@@ -360,3 +360,110 @@ func TestServe_RefusesABadStartWithOneErrorAndTouchesNothing(t *testing.T) {
 	again.ready("[+] raft", "[+] session")
 	again.stop()
 }
+
+// A store that is down makes its own part unready, not the daemon. The fleet
+// is the smallest that is valid: one region, one voter, no roles.
+func TestServe_StoresThatAreDownLeaveTheRestAtWork(t *testing.T) {
+	h := newHost(t, product(t))
+	file := h.file()
+	socket := []string{"--socket", h.path("s.sock")}
+
+	code, out, errOut := h.run(append(socket, "status")...)
+	oneClearError(t, code, out, errOut, "no daemon answers on socket "+h.path("s.sock"), "systemctl status holdfast")
+
+	d := h.start(file)
+	d.ready("[+] raft: leader us-east-1", "[+] session", "[-] kafka: reach kafka us-east at [127.0.0.1:1]", "connection refused", "[-] clickhouse: reach clickhouse us-east at [127.0.0.1:1]", "not ready")
+	if a := read(t.Context(), h.health, "/readyz"); a.code != 503 {
+		t.Errorf("/readyz answers %d", a.code)
+	}
+	if a := read(t.Context(), h.health, "/livez"); a.code != 200 {
+		t.Errorf("/livez answers %d: %s", a.code, a.text)
+	}
+	if a := read(t.Context(), h.health, "/v1/role/ingestion/active"); a.code != 404 {
+		t.Errorf("a role that is not in the fleet answers %d: %s", a.code, a.text)
+	}
+	found := func(want []string, args ...string) {
+		t.Helper()
+		code, out, errOut := h.run(append(socket, args...)...)
+		if code != 5 {
+			t.Errorf("holdfast %s ends with %d, want 5 (findings)\n%s", strings.Join(args, " "), code, errOut)
+		}
+		if err := holds(out, want...); err != nil {
+			t.Error(err)
+		}
+	}
+	found([]string{"leader us-east-1, 1 of 1 member", "NOT OK", "kafka of us-east", "clickhouse of us-east", "next: holdfast check --region us-east"}, "status")
+	found([]string{"NO  kafka cluster", "NO  clickhouse version", "regions.us-east.kafka", "regions.us-east.clickhouse"}, "check", "--region", "us-east")
+
+	// A second daemon on the same machine, by mistake.
+	code, out, errOut = h.serve(file)
+	oneClearError(t, code, out, errOut, h.peer, "address already in use", "another daemon")
+	code, out, errOut = h.serve(h.file("peer: "+h.peer, "peer: "+freeAddress(t), "health: "+h.health, "health: "+freeAddress(t), "s.sock", "t.sock"))
+	oneClearError(t, code, out, errOut, h.path("data/raft"), fmt.Sprintf("in use by another daemon (pid %d)", d.cmd.Process.Pid), "stop that one first")
+	d.ready("[+] raft: leader us-east-1", "[+] session")
+
+	if took := d.stop(); took > 3*time.Second {
+		t.Errorf("SIGTERM took %s", took)
+	}
+	for _, word := range []string{"kafka", "clickhouse"} {
+		if n := strings.Count(d.said(), "store="+word+" "); n != 1 {
+			t.Errorf("the log tells %d times of one outage of %s:\n%s", n, word, d.said())
+		}
+	}
+}
+
+// A full disk ends the daemon with the reason, and what was agreed is there
+// when there is room again.
+func TestServe_AFullDiskEndsTheDaemonAndLosesNothing(t *testing.T) {
+	h := newHost(t, product(t))
+	h.must(os.Mkdir(h.path("disk"), 0o700))
+	if err := syscall.Mount("tmpfs", h.path("disk"), "tmpfs", 0, "size=80m"); err != nil {
+		t.Skipf("needs a disk of its own to fill: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(h.path("disk"), syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	file := h.file("/data\n", "/disk/data\n", "timing:\n", `roles:
+  ingestion: {initial: us-east, lb: {interval: 100ms, fall: 2, timeout: 200ms, drain: 200ms}}
+timing:
+`)
+	d := h.start(file)
+	await(t, 15*time.Second, func() error {
+		if a := read(t.Context(), h.health, "/v1/role/ingestion/active"); a.code != 200 {
+			return errors.New(a.text)
+		}
+		return nil
+	})
+	epoch := read(t.Context(), h.health, "/v1/role/ingestion/active").header.Get("Holdfast-Epoch")
+	fill := func() {
+		b := make([]byte, 1<<20)
+		f, err := os.Create(h.path("disk/other"))
+		h.must(err)
+		for size := len(b); size > 0; {
+			if _, err := f.Write(b[:size]); err != nil {
+				size /= 2
+			}
+		}
+		h.must(f.Close())
+	}
+	fill()
+	if err := d.end(20 * time.Second); err == nil {
+		t.Error("it ended as if all was well")
+	}
+	oneClearError(t, d.cmd.ProcessState.ExitCode(), "", d.said(), "raft halted", "no space left on device", "make room on the disk of "+h.path("disk/data/raft"))
+	code, out, errOut := h.serve(file)
+	oneClearError(t, code, out, errOut, "the disk of the data folder "+h.path("disk/data/raft")+" is full: 0 MB are free", "make room there")
+
+	h.must(os.Remove(h.path("disk/other")))
+	d = h.start(file)
+	await(t, 15*time.Second, func() error {
+		a := read(t.Context(), h.health, "/v1/role/ingestion/active")
+		if a.code != 200 || a.header.Get("Holdfast-Epoch") < epoch {
+			return fmt.Errorf("epoch %s, it was %s: %s", a.header.Get("Holdfast-Epoch"), epoch, a.text)
+		}
+		return nil
+	})
+	d.stop()
+}
