@@ -109,6 +109,10 @@ func (c *ClickHouse) prepare(o ClickHouseOptions, lib, launcher string) error {
 	if c.httpPort, err = c.service.port(o.HTTPPort); err != nil {
 		return err
 	}
+	inner, err := c.service.port(0) // see relay in the launcher
+	if err != nil {
+		return err
+	}
 	data := filepath.Join(c.dir, "data")
 	if err := os.MkdirAll(data, 0o755); err != nil {
 		return fmt.Errorf("make the data folder of %s: %w", c.name, err)
@@ -126,8 +130,8 @@ func (c *ClickHouse) prepare(o ClickHouseOptions, lib, launcher string) error {
 		launcher: launcher,
 		program:  launcher,
 		args: []string{
-			"clickhouse", lib, "--config-file=" + config, "--path=" + data, "--listen_host=127.0.0.1",
-			fmt.Sprintf("--tcp_port=%d", c.port), fmt.Sprintf("--http_port=%d", c.httpPort),
+			"clickhouse", lib, loopback(c.port), loopback(inner), "--config-file=" + config, "--path=" + data, "--listen_host=127.0.0.1",
+			fmt.Sprintf("--tcp_port=%d", inner), fmt.Sprintf("--http_port=%d", c.httpPort),
 		},
 		dir: c.dir, // the engine also reads configuration from its working directory
 		log: c.log,

@@ -41,9 +41,6 @@ func serveClickHouse(library string, args []string) {
 	purego.RegisterLibFunc(&run, lib, "query_stable_v2")
 
 	handleSignals(0)
-	// The engine writes to sockets on threads of its own. One that was reset
-	// must not end the process.
-	signal.Ignore(syscall.SIGPIPE)
 	// One connection, opened and closed, sets up the thread pools that BACKUP
 	// and RESTORE need.
 	one := argv("clickhouse")

@@ -19,14 +19,18 @@ func main() {
 	case "hold":
 		os.Exit(hold(os.Args[2:]))
 	case "clickhouse":
-		serveClickHouse(os.Args[2], os.Args[3:])
+		if len(os.Args) < 5 {
+			usage()
+		}
+		check("listen on "+os.Args[3], relay(os.Args[3], os.Args[4]))
+		serveClickHouse(os.Args[2], os.Args[5:])
 	default:
 		usage()
 	}
 }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: launcher hold PROGRAM ARGS... | launcher clickhouse LIB ARGS...")
+	fmt.Fprintln(os.Stderr, "usage: launcher hold PROGRAM ARGS... | launcher clickhouse LIB PUBLIC INNER ARGS...")
 	os.Exit(2)
 }
 
