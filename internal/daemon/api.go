@@ -372,7 +372,7 @@ func (d *Daemon) findings(s consensus.State, h failover.Health) []httpapi.Findin
 		node, _ := d.fleet.NodeOf(l.To)
 		r, _ := d.hub.of(node)
 		if t := r.Links[id].Trouble; t != "" && l.Phase != consensus.LinkEnded {
-			add(httpapi.Warning, "mirror "+string(id), "`holdfast check --region "+string(l.From)+"`", "%s", t)
+			add(httpapi.Warning, "mirror "+string(id), "`holdfast check`", "%s", t)
 		}
 		for _, f := range r.Links[id].Status.Findings {
 			add(httpapi.Warning, f.About, f.Next, "%s", f.Text)

@@ -43,11 +43,6 @@ func (h *holding) live() {
 	h.stop = func() { cancel(); wg.Wait() }
 }
 
-func (h *holding) active() bool {
-	v, _ := h.verdict(ingestion)
-	return v.Active
-}
-
 func (h *holding) want(active bool, when string) {
 	h.t.Helper()
 	synctest.Wait()

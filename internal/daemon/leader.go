@@ -245,7 +245,7 @@ func (l *leader) place(ctx context.Context) {
 			continue
 		}
 		l.log.Info("handing leadership to a node that holds no role", "to", to)
-		if err := l.transfer(ctx, to); err != nil {
+		if err := l.transfer(ctx, to); err != nil && ctx.Err() == nil { // the end of this reign is what was asked for
 			l.log.Warn("hand over leadership", "to", to, "error", err)
 			_ = sleep(ctx, placeSettled)
 		}

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"sync"
 	"testing"
@@ -26,7 +25,7 @@ const (
 	bootID                     = "boot-1"
 )
 
-var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+var quiet = slog.New(slog.DiscardHandler)
 
 // bubble is CLOCK_BOOTTIME in a bubble of synctest: it runs with its time, and
 // jumps when it is told to, as after a suspend.

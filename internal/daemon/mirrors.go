@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -316,7 +317,7 @@ func (r *link) finish(err error) {
 // inspect compares what this region holds with what the other one does, below
 // where it began, and records the orphans above. It mirrors nothing.
 func (m *mirrors) inspect(ctx context.Context, id consensus.LinkID, l consensus.Link) error {
-	for {
+	for ctx.Err() == nil {
 		round, cancel := context.WithTimeout(ctx, inspectTimeout)
 		found, err := mirror.Inspect(round, m.regions[l.From].kafka, m.regions[l.To].kafka, flat(l.Starts), 0)
 		cancel()
@@ -328,11 +329,8 @@ func (m *mirrors) inspect(ctx context.Context, id consensus.LinkID, l consensus.
 			if err == nil || consensus.Refused(err, consensus.CodeStale) {
 				m.log.Info("compared with "+string(l.From), "link", id, "partitions", len(found), "orphans", orphans)
 				<-ctx.Done() // the next round of reconcile runs what the log says now
-				return nil
+				break
 			}
-		}
-		if ctx.Err() != nil {
-			return nil
 		}
 		m.mu.Lock()
 		if run := m.links[id]; run != nil {
@@ -341,6 +339,7 @@ func (m *mirrors) inspect(ctx context.Context, id consensus.LinkID, l consensus.
 		m.mu.Unlock()
 		_ = sleep(ctx, inspectAgain)
 	}
+	return nil
 }
 
 // judge names what the returned region holds and the other does not: orphans,
@@ -429,12 +428,21 @@ func (m *mirrors) reports() map[consensus.LinkID]linkReport {
 		if run.mirror != nil {
 			r.Status = run.mirror.Status()
 			seen := time.Duration(0)
+			silent := time.Duration(math.MaxInt64)
 			for _, p := range r.Status.Partitions {
 				if p.SourceSeenAt != nil {
 					seen = max(seen, time.Since(*p.SourceSeenAt))
+					silent = min(silent, time.Since(*p.SourceSeenAt))
 				}
 			}
 			r.SourceSeenMs = seen.Milliseconds()
+			switch from, _, _ := strings.Cut(string(id), ">"); {
+			case r.Trouble != "" || run.over():
+			case !r.Status.Seen:
+				r.Trouble = "the topics of both regions have not been read yet"
+			case silent > replicate.StaleAfter && silent < math.MaxInt64:
+				r.Trouble = fmt.Sprintf("kafka of %s has been silent for %s; what it has accepted since is not known here", from, silent.Round(time.Second))
+			}
 			r.Coverage = coverage(m.past[id].groups)
 			r.Status.Running = r.Status.Running && !run.over()
 		}

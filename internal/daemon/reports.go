@@ -305,7 +305,8 @@ func (h *hub) health(s consensus.State, voters int) failover.Health {
 func linkHealth(l linkReport, age time.Duration) failover.LinkHealth {
 	t := l.Status.Totals
 	out := failover.LinkHealth{
-		Heard: age, Running: l.Status.Running, Records: t.RecordsBehind, Bytes: t.BytesBehindEstimate, Seconds: t.SecondsBehindMax,
+		// Before both clusters were read once, a distance of nothing is no distance.
+		Heard: age, Running: l.Status.Running && l.Status.Seen, Records: t.RecordsBehind, Bytes: t.BytesBehindEstimate, Seconds: t.SecondsBehindMax,
 		SourceSeen: time.Duration(l.SourceSeenMs) * time.Millisecond, Rate: l.Rate, Partitions: t.Partitions, Coverage: l.Coverage,
 	}
 	for _, p := range l.Status.Partitions {
