@@ -21,7 +21,7 @@ func renderCheck(r httpapi.CheckReport) string {
 	}
 	wide := 0
 	for _, c := range r.Checks {
-		wide = max(wide, width(c.Name))
+		wide = max(wide, width(checkName(r, c)))
 	}
 	bad := 0
 	for _, region := range regions {
@@ -43,7 +43,7 @@ func renderCheck(r httpapi.CheckReport) string {
 					bad--
 				}
 			}
-			p.line("%s", strings.TrimRight(fmt.Sprintf("  %s  %s   %s%s", verdict, pad(c.Name, wide), oneLine(c.Detail), tookLong(c)), " "))
+			p.line("%s", strings.TrimRight(fmt.Sprintf("  %s  %s   %s%s", verdict, pad(checkName(r, c), wide), oneLine(c.Detail), tookLong(c)), " "))
 			if !c.OK && c.Fix != "" {
 				p.line("      %s   fix: %s", pad("", wide), oneLine(c.Fix))
 			}
@@ -56,6 +56,16 @@ func renderCheck(r httpapi.CheckReport) string {
 		p.line("%s, %d not well.", some(len(r.Checks), "check"), bad)
 	}
 	return p.String()
+}
+
+// checkName says also who looked, where several did.
+func checkName(r httpapi.CheckReport, c httpapi.Check) string {
+	for _, o := range r.Checks {
+		if o.Name == c.Name && o.Region == c.Region && o.Node != c.Node {
+			return c.Name + ", from " + string(c.Node)
+		}
+	}
+	return c.Name
 }
 
 // tookLong shows a duration only where it says something.
