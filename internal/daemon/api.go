@@ -322,15 +322,16 @@ func (d *Daemon) linkRow(s consensus.State, h failover.Health, id consensus.Link
 	l := s.Links[id]
 	lh, ok := h.Links[id]
 	row := httpapi.LinkRow{ID: id, Phase: l.Phase, Epoch: l.Epoch, HeardMs: -1, Records: -1, Seconds: -1}
+	node, _ := d.fleet.NodeOf(l.To)
+	r, age := d.hub.of(node)
+	if ok && age >= 0 && l.Phase == consensus.LinkRunning {
+		row.Running, row.HeardMs = lh.Running && age < heardWithin, age.Milliseconds()
+	}
 	if ok && lh.Heard >= 0 && l.Phase == consensus.LinkRunning {
-		row.Running, row.HeardMs = lh.Running && lh.Heard < heardWithin, lh.Heard.Milliseconds()
 		row.Records, row.Bytes, row.Seconds, row.Rate, row.Partition = lh.Records, lh.Bytes, lh.Seconds, lh.Rate, lh.Partitions
 	}
 	row.Frozen = joinFrozen(l, lh)
-	node, _ := d.fleet.NodeOf(l.To)
-	if r, age := d.hub.of(node); age >= 0 {
-		row.Paused = r.Links[id].PausedUntil
-	}
+	row.Paused = r.Links[id].PausedUntil
 	return row, l.Phase != consensus.LinkEnded
 }
 

@@ -305,9 +305,11 @@ func (h *hub) health(s consensus.State, voters int) failover.Health {
 func linkHealth(l linkReport, age time.Duration) failover.LinkHealth {
 	t := l.Status.Totals
 	out := failover.LinkHealth{
-		// Before both clusters were read once, a distance of nothing is no distance.
 		Heard: age, Running: l.Status.Running && l.Status.Seen, Records: t.RecordsBehind, Bytes: t.BytesBehindEstimate, Seconds: t.SecondsBehindMax,
 		SourceSeen: time.Duration(l.SourceSeenMs) * time.Millisecond, Rate: l.Rate, Partitions: t.Partitions, Coverage: l.Coverage,
+	}
+	if l.Status.Running && (!l.Status.Seen || t.Unknown > 0) {
+		out.Heard = -1 // what is not known must not be summed up as nothing
 	}
 	for _, p := range l.Status.Partitions {
 		if p.Frozen != nil {
