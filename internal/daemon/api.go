@@ -371,7 +371,10 @@ func (d *Daemon) findings(s consensus.State, h failover.Health) []httpapi.Findin
 	for _, id := range slices.Sorted(maps.Keys(s.Links)) {
 		l := s.Links[id]
 		node, _ := d.fleet.NodeOf(l.To)
-		r, _ := d.hub.of(node)
+		r, age := d.hub.of(node)
+		if age < 0 || age > heardWithin {
+			continue // said above; what it said last is past
+		}
 		if t := r.Links[id].Trouble; t != "" && l.Phase != consensus.LinkEnded {
 			add(httpapi.Warning, "mirror "+string(id), "`holdfast check`", "%s", t)
 		}
@@ -704,6 +707,9 @@ func (d *Daemon) GroupsCheck(ctx context.Context, region topology.Region) (httpa
 		l := s.Links[id]
 		if l.Phase == consensus.LinkEnded || region != "" && l.To != region {
 			continue
+		}
+		if from, to := d.regions[l.From], d.regions[l.To]; from == nil || to == nil || from.kafka == nil || to.kafka == nil {
+			continue // nothing is mirrored between them
 		}
 		report, err := mirror.CheckGroups(ctx, d.regions[l.From].kafka, d.regions[l.To].kafka, mirror.SyncOptions{Groups: groups, Topics: topics})
 		if err != nil {

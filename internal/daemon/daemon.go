@@ -239,9 +239,6 @@ func (d *Daemon) startRegion(ctx context.Context, wg *sync.WaitGroup) error {
 	if err != nil {
 		return err
 	}
-	if err := driver.Recover(ctx); err != nil {
-		d.log.Warn("hooks of an earlier life", "error", err)
-	}
 	runners := slices.Concat(roleRunners(d.keeper), steps.Runners(here{d.mirrors}, d.raft, "node "+string(d.node)), driver.Runners())
 	a, err := agent.New(agent.Config{
 		Node: d.node, Region: d.me.Region, Session: d.session, Version: d.version, State: d.raft, Propose: d.raft,
@@ -252,6 +249,10 @@ func (d *Daemon) startRegion(ctx context.Context, wg *sync.WaitGroup) error {
 	}
 	wg.Go(func() { d.mirrors.run(ctx, d.raft.Watch(ctx)) })
 	wg.Go(func() {
+		// No lease waits for a hook that does not want to end.
+		if err := driver.Recover(ctx); err != nil {
+			d.log.Warn("hooks of an earlier life", "error", err)
+		}
 		if err := a.Run(ctx); err != nil {
 			d.log.Error("agent", "error", err)
 		}

@@ -117,7 +117,10 @@ func readDeadlines(file string) ([]consensus.Deadline, error) {
 // run renews until ctx ends. propose and state must be set.
 func (k *keeper) run(ctx context.Context, changes <-chan struct{}) {
 	var wg sync.WaitGroup
-	defer wg.Wait()
+	defer func() {
+		wg.Wait()
+		_ = k.keep() // the last word before a restart; it has logged
+	}()
 	wg.Go(func() { k.watchClock(ctx) })
 	wg.Go(func() { k.keepOnDisk(ctx) })
 	started := map[topology.Role]bool{}
