@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net"
@@ -36,6 +37,7 @@ const (
 	sessionRetry  = 500 * time.Millisecond
 	stopTimeout   = 20 * time.Second
 	shutdownGrace = 2 * time.Second
+	raftDir       = "raft" // in the data directory
 )
 
 // Options say which daemon to be.
@@ -68,7 +70,7 @@ type Daemon struct {
 	mirrors *mirrors // nil on a witness
 	regions map[topology.Region]*region
 	reg     *prometheus.Registry
-	started time.Time
+	former  time.Time // a former life of this daemon had ended by then; zero: there was none
 }
 
 // Run is one life of a daemon. It returns when ctx ends and all is put away,
@@ -90,7 +92,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	log := o.Log.With("node", o.Node)
 	d := &Daemon{
 		file: o.ConfigPath, fleet: fleet, node: topology.Node(o.Node), me: me, version: o.Version, log: log,
-		clock: clock.System(), session: consensus.SessionID(ulid.Make().String()), reg: prometheus.NewRegistry(), started: time.Now(),
+		clock: clock.System(), session: consensus.SessionID(ulid.Make().String()), reg: prometheus.NewRegistry(),
+	}
+	if _, err := os.Stat(filepath.Join(me.Data, raftDir)); !errors.Is(err, fs.ErrNotExist) {
+		d.former = time.Now()
 	}
 	if d.boot, err = clock.BootID(); err != nil {
 		return err
@@ -137,7 +142,7 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	d.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	d.raft, err = raft.Open(raft.Config{
-		Dir: filepath.Join(me.Data, "raft"), Port: port, Log: log, Metrics: d.reg,
+		Dir: filepath.Join(me.Data, raftDir), Port: port, Log: log, Metrics: d.reg,
 		Timings: raft.Timings{
 			Heartbeat: fleet.Timing.Raft.Heartbeat, Election: fleet.Timing.Raft.Election, LeaderLease: fleet.Timing.Raft.LeaderLease,
 			Commit: raft.DefaultTimings().Commit, Transport: raft.DefaultTimings().Transport,
@@ -222,7 +227,7 @@ func (d *Daemon) openMirrors() error {
 	}
 	d.mirrors = &mirrors{
 		node: d.node, region: d.me.Region, regions: d.regions, topics: topics, groups: groups,
-		rate: float64(d.fleet.Mirror.RateLimit), every: d.fleet.Mirror.GroupInterval, clock: d.clock, born: d.started,
+		rate: float64(d.fleet.Mirror.RateLimit), every: d.fleet.Mirror.GroupInterval, clock: d.clock, former: d.former,
 		state: d.raft.State, propose: d.raft, log: d.log, metrics: d.reg,
 		links: map[consensus.LinkID]*link{}, held: map[consensus.LinkID]uint64{}, paused: map[consensus.LinkID]time.Time{},
 		said: map[consensus.LinkID]string{}, past: map[consensus.LinkID]past{},

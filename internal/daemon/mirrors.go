@@ -46,7 +46,7 @@ type mirrors struct {
 	rate    float64
 	every   time.Duration // of group offsets
 	clock   clock.Clock
-	born    time.Time
+	former  time.Time // a former life of this daemon had ended by then; zero: there was none
 	state   func() consensus.State
 	propose consensus.Proposer
 	log     *slog.Logger
@@ -369,7 +369,7 @@ func (m *mirrors) command(b consensus.Body) consensus.Command {
 
 // stop ends the run of a link, keeps it from starting again at this epoch, and
 // waits until no append can be under way: none of this life, and none of a
-// former one, which died before this daemon was born.
+// former one.
 func (m *mirrors) stop(ctx context.Context, id consensus.LinkID, epoch uint64) (past, error) {
 	m.mu.Lock()
 	m.held[id] = epoch
@@ -384,12 +384,12 @@ func (m *mirrors) stop(ctx context.Context, id consensus.LinkID, epoch uint64) (
 		}
 	}
 	p := m.pastOf(id, epoch)
-	still := m.born.Add(appendTimeout)
+	still := m.former.Add(appendTimeout)
 	if p.still.After(still) {
 		still = p.still
 	}
 	if err := sleep(ctx, time.Until(still)); err != nil {
-		return p, fmt.Errorf("wait one request timeout after an unclean end: %w", err)
+		return p, fmt.Errorf("wait until no append of an earlier run can be under way: %w", err)
 	}
 	return p, nil
 }

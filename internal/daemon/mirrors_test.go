@@ -61,9 +61,9 @@ func TestCoverage_CountsGroupsAndNamesWhatIsMissingBounded(t *testing.T) {
 	}
 }
 
-func newMirrors(born time.Time) *mirrors {
+func newMirrors(former time.Time) *mirrors {
 	return &mirrors{
-		node: westNode, region: west, born: born, log: quiet, clock: newBubble(),
+		node: westNode, region: west, former: former, log: quiet, clock: newBubble(),
 		links: map[consensus.LinkID]*link{}, held: map[consensus.LinkID]uint64{}, paused: map[consensus.LinkID]time.Time{},
 		said: map[consensus.LinkID]string{}, past: map[consensus.LinkID]past{},
 	}
@@ -89,6 +89,9 @@ func TestMirrors_StopWaitsUntilNoAppendCanBeUnderWay(t *testing.T) {
 		}
 		if _, waited := stopped(t, m, 3); waited != 0 {
 			t.Errorf("a second time: %s", waited)
+		}
+		if _, waited := stopped(t, newMirrors(time.Time{}), 3); waited != 0 {
+			t.Errorf("a daemon without a former life: %s", waited)
 		}
 		if m.held[id] != 3 {
 			t.Error("the link may start again")
