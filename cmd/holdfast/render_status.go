@@ -292,7 +292,7 @@ func roleFindings(s httpapi.Status) []httpapi.Finding {
 		if r.Lease == httpapi.LeaseHeld && r.Holder != "" {
 			out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: string(r.Role), What: string(r.Holder) + " goes on past its lease, because on_quorum_loss is hold", Next: "holdfast members list"})
 		}
-		if r.Move != nil && !r.Move.Ready {
+		if r.Move != nil && !r.Move.Ready && s.Leader != "" { // without one, that is the reason
 			for _, b := range r.Move.Blockers {
 				if said[b] {
 					continue

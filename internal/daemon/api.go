@@ -203,8 +203,12 @@ func (d *Daemon) roleRow(s consensus.State, h failover.Health, name topology.Rol
 	if row.Standby == "" || at == "" {
 		return row
 	}
-	if l, ok := h.Links[consensus.LinkOf(at, row.Standby)]; ok && l.Heard >= 0 && s.Links[consensus.LinkOf(at, row.Standby)].Phase == consensus.LinkRunning {
-		row.Behind = append(row.Behind, httpapi.Behind{Store: "kafka", Records: l.Records, Seconds: l.Seconds})
+	if l, ok := h.Links[consensus.LinkOf(at, row.Standby)]; ok && s.Links[consensus.LinkOf(at, row.Standby)].Phase == consensus.LinkRunning {
+		b := httpapi.Behind{Store: "kafka", Records: -1, Seconds: -1}
+		if l.Heard >= 0 && l.Heard <= heardWithin {
+			b.Records, b.Seconds = l.Records, l.Seconds
+		}
+		row.Behind = append(row.Behind, b)
 	}
 	c, blockers := failover.MakePlan(d.clock.Wall(), s, h, rulesOf(d.fleet), failover.Intent{To: row.Standby, Roles: []topology.Role{name}})
 	row.Move = &httpapi.MoveNow{Ready: len(blockers) == 0, PauseMs: c.Pause.Milliseconds(), Blockers: blockers}
@@ -250,7 +254,7 @@ func (d *Daemon) storeCells(s consensus.State, h failover.Health) []httpapi.Stor
 		}
 		if conf.ClickHouse != nil {
 			c := cell("clickhouse", region, rh)
-			if c.OK && !holdsAny(s, region) && len(s.Roles) > 0 {
+			if c.OK && rh.Heard <= heardWithin && !holdsAny(s, region) && len(s.Roles) > 0 {
 				c.Detail = string(conf.ClickHouse.Follow)
 			}
 			out = append(out, c)
@@ -288,7 +292,7 @@ func cell(store string, region topology.Region, rh failover.RegionHealth) httpap
 
 func (d *Daemon) kafkaCell(s consensus.State, h failover.Health, region topology.Region, rh failover.RegionHealth) httpapi.StoreCell {
 	c := cell("kafka", region, rh)
-	if !c.OK {
+	if !c.OK || rh.Heard > heardWithin {
 		return c
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.Links)) {
@@ -327,7 +331,7 @@ func (d *Daemon) linkRow(s consensus.State, h failover.Health, id consensus.Link
 	if ok && age >= 0 && l.Phase == consensus.LinkRunning {
 		row.Running, row.HeardMs = lh.Running && age < heardWithin, age.Milliseconds()
 	}
-	if ok && lh.Heard >= 0 && l.Phase == consensus.LinkRunning {
+	if ok && lh.Heard >= 0 && lh.Heard <= heardWithin && l.Phase == consensus.LinkRunning {
 		row.Records, row.Bytes, row.Seconds, row.Rate, row.Partition = lh.Records, lh.Bytes, lh.Seconds, lh.Rate, lh.Partitions
 	}
 	row.Frozen = joinFrozen(l, lh)

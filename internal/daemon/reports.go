@@ -308,7 +308,7 @@ func linkHealth(l linkReport, age time.Duration) failover.LinkHealth {
 		Heard: age, Running: l.Status.Running && l.Status.Seen, Records: t.RecordsBehind, Bytes: t.BytesBehindEstimate, Seconds: t.SecondsBehindMax,
 		SourceSeen: time.Duration(l.SourceSeenMs) * time.Millisecond, Rate: l.Rate, Partitions: t.Partitions, Coverage: l.Coverage,
 	}
-	if l.Status.Running && (!l.Status.Seen || t.Unknown > 0) {
+	if !l.Status.Seen || t.Unknown > 0 {
 		out.Heard = -1 // what is not known must not be summed up as nothing
 	}
 	for _, p := range l.Status.Partitions {
