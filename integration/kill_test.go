@@ -44,6 +44,8 @@ type killer struct {
 	points string
 	hooks  string
 	topic  string
+	clock  time.Time
+	laps   string   // where the time of a round went
 	next   int      // id of the next record
 	acked  []string // ids, of all records that were acknowledged
 }
@@ -177,6 +179,15 @@ func difference(a, b []string) []string {
 	return out[:min(10, len(out))]
 }
 
+// lap notes how long a part of a round took.
+func (k *killer) lap(what string) {
+	k.laps += fmt.Sprintf(" %s %.1f", what, time.Since(k.clock).Seconds())
+	k.clock = time.Now()
+}
+
+// round begins the clock of a round.
+func (k *killer) round() { k.clock, k.laps = time.Now(), "" }
+
 func (k *killer) active(region string) bool {
 	code, _, err := k.fleet.Nodes[region+"-1"].Get(k.Context(), "/v1/role/ingestion/active")
 	return err == nil && code == 200
@@ -251,6 +262,7 @@ func (k *killer) plan(want failover.Intent) failover.Candidate {
 func (k *killer) run(want failover.Intent, point, but string) consensus.PlanPhase {
 	k.Helper()
 	c := k.plan(want)
+	k.lap("gates")
 	marker := filepath.Join(k.points, point)
 	if err := os.WriteFile(marker, nil, 0o600); err != nil {
 		k.Fatal(err)
@@ -285,6 +297,12 @@ func (k *killer) run(want failover.Intent, point, but string) consensus.PlanPhas
 			return fmt.Errorf("it is %s at step %d %s: %+v", p.Plan.Phase, i+1, p.Plan.Steps[i].Kind, p.Plan.Journal[i])
 		}
 		end = p.Plan.Phase
+		for i, r := range p.Plan.Journal {
+			if d := r.Finished.Sub(r.Started); d > time.Second {
+				k.laps += fmt.Sprintf(" (%s %.1f)", p.Plan.Steps[i].Kind, d.Seconds())
+			}
+		}
+		k.laps += fmt.Sprintf(" (whole plan %.1f)", p.Plan.Ended.Sub(p.Plan.Created).Seconds())
 		return nil
 	})
 	k.within(10*time.Second, "the victim of "+point+" has died", func() error {
@@ -294,6 +312,7 @@ func (k *killer) run(want failover.Intent, point, but string) consensus.PlanPhas
 		}
 		return nil
 	})
+	k.lap("plan")
 	return end
 }
 
@@ -310,8 +329,9 @@ func TestPlannedMove_SurvivesAKillAtEveryBoundary(t *testing.T) {
 	c := k.plan(failover.Intent{To: topology.Region(other(at))})
 	ends := map[consensus.PlanPhase]int{}
 	for _, point := range boundaries(c.Plan.Steps) {
-		began := time.Now()
+		k.round()
 		k.produce(at, 20)
+		k.lap("produce")
 		end := k.run(failover.Intent{To: topology.Region(other(at))}, point, "")
 		switch end {
 		case consensus.PlanCompleted:
@@ -326,7 +346,8 @@ func TestPlannedMove_SurvivesAKillAtEveryBoundary(t *testing.T) {
 			t.Fatalf("killed %s: both regions are active", point)
 		}
 		k.whole(at)
-		t.Logf("killed %-22s %-12s %4.1f s, %s is active", point, end, time.Since(began).Seconds(), at)
+		k.lap("whole")
+		t.Logf("killed %-22s %-12s seconds:%s; %s is active", point, end, k.laps, at)
 	}
 	if ends[consensus.PlanCompleted] == 0 {
 		t.Error("no plan completed: the test shows nothing")
@@ -364,8 +385,9 @@ func TestUnplannedMove_SurvivesAKillAtEveryBoundary(t *testing.T) {
 	k.revive("")
 	k.waitOpen(at)
 	for _, point := range boundaries(c.Plan.Steps) {
-		began := time.Now()
+		k.round()
 		k.produce(at, 20)
+		k.lap("produce")
 		k.within(20*time.Second, "the mirror has caught up", func() error {
 			st, err := k.ask().Client().Status(t.Context())
 			if err == nil && (len(st.Links) != 1 || st.Links[0].Phase != consensus.LinkRunning || st.Links[0].Records != 0) {
@@ -379,6 +401,7 @@ func TestUnplannedMove_SurvivesAKillAtEveryBoundary(t *testing.T) {
 			}
 			return err
 		})
+		k.lap("mirror")
 		lost := k.fleet.Nodes[at+"-1"]
 		if err := lost.Kill(); err != nil {
 			t.Fatal(err)
@@ -396,6 +419,7 @@ func TestUnplannedMove_SurvivesAKillAtEveryBoundary(t *testing.T) {
 		at = other(at)
 		k.waitOpen(at)
 		k.whole(at)
+		k.lap("whole")
 		k.revive("")
 		k.within(30*time.Second, "the returned region has been compared", func() error {
 			st, err := k.ask().Client().Status(t.Context())
@@ -407,7 +431,8 @@ func TestUnplannedMove_SurvivesAKillAtEveryBoundary(t *testing.T) {
 		if k.active(other(at)) {
 			t.Fatalf("killed %s: the returned region is active", point)
 		}
-		t.Logf("killed %-22s %-12s %4.1f s, %s is active", point, end, time.Since(began).Seconds(), at)
+		k.lap("compared")
+		t.Logf("killed %-22s %-12s seconds:%s; %s is active", point, end, k.laps, at)
 	}
 	k.equal(at)
 }

@@ -17,7 +17,7 @@ type Timing struct {
 	Probe, ProbeTimeout                time.Duration
 	LBInterval, LBTimeout, LBDrain     time.Duration
 	LBFall                             int
-	GroupInterval                      time.Duration
+	GroupInterval, AppendTimeout       time.Duration
 }
 
 // DemoTiming is half as slow as production: a person can follow it.
@@ -26,7 +26,7 @@ func DemoTiming() Timing {
 		TTL: 10 * time.Second, Renew: time.Second, AttemptTimeout: 800 * time.Millisecond, Margin: 4 * time.Second,
 		Heartbeat: 600 * time.Millisecond, Election: 600 * time.Millisecond, LeaderLease: 400 * time.Millisecond,
 		Probe: 500 * time.Millisecond, ProbeTimeout: 2 * time.Second,
-		LBInterval: 400 * time.Millisecond, LBFall: 3, LBTimeout: 400 * time.Millisecond, LBDrain: time.Second, GroupInterval: time.Second,
+		LBInterval: 400 * time.Millisecond, LBFall: 3, LBTimeout: 400 * time.Millisecond, LBDrain: time.Second, GroupInterval: time.Second, AppendTimeout: 8 * time.Second,
 	}
 }
 
@@ -36,7 +36,7 @@ func TestTiming() Timing {
 		TTL: 5 * time.Second, Renew: 500 * time.Millisecond, AttemptTimeout: 500 * time.Millisecond, Margin: 1500 * time.Millisecond,
 		Heartbeat: 300 * time.Millisecond, Election: 300 * time.Millisecond, LeaderLease: 200 * time.Millisecond,
 		Probe: 300 * time.Millisecond, ProbeTimeout: 2 * time.Second,
-		LBInterval: 100 * time.Millisecond, LBFall: 2, LBTimeout: 200 * time.Millisecond, LBDrain: 200 * time.Millisecond, GroupInterval: 500 * time.Millisecond,
+		LBInterval: 100 * time.Millisecond, LBFall: 2, LBTimeout: 200 * time.Millisecond, LBDrain: 200 * time.Millisecond, GroupInterval: 500 * time.Millisecond, AppendTimeout: 4 * time.Second,
 	}
 }
 
@@ -127,6 +127,7 @@ func (f *Fleet) file() ([]byte, error) {
 		{Key: "mirror", Value: map[string]any{
 			"topics":         map[string]any{"include": f.options.Topics},
 			"groups":         map[string]any{"include": []string{".*"}, "local": f.options.LocalGroups},
+			"append_timeout": ms(t.AppendTimeout), // the rig's brokers lead for 3 s after their last word
 			"group_interval": ms(t.GroupInterval),
 		}},
 		{Key: "timing", Value: yaml.MapSlice{

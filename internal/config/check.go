@@ -146,6 +146,7 @@ func (c *checker) regions() {
 
 func (c *checker) mirror() {
 	m := c.fleet.Mirror
+	c.positive("mirror.append_timeout", m.AppendTimeout)
 	c.positive("mirror.group_interval", m.GroupInterval)
 }
 

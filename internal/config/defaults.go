@@ -29,6 +29,7 @@ func (c *ClickHouse) setDefaults() {
 func (m *Mirror) setDefaults() {
 	m.Topics.Include = []Pattern{everything}
 	m.Groups.Include = []Pattern{everything}
+	m.AppendTimeout = 15 * time.Second
 	m.GroupInterval = 5 * time.Second
 }
 

@@ -84,6 +84,7 @@ type Mirror struct {
 	Topics        Topics        `yaml:"topics" jsonschema_description:"Which topics are mirrored."`
 	Groups        Groups        `yaml:"groups" jsonschema_description:"Whose offsets are copied."`
 	RateLimit     Rate          `yaml:"rate_limit" jsonschema_description:"Bytes per second that one mirror may read over the WAN, such as 50MB/s. Absent: no limit."`
+	AppendTimeout time.Duration `yaml:"append_timeout" jsonschema_description:"Bound of one write to the target's Kafka. After a mirror that ended without a word it is waited for this long, so not less than the target brokers' session timeout (9 s by default)."`
 	GroupInterval time.Duration `yaml:"group_interval" jsonschema_description:"How often group offsets are copied."`
 }
 

@@ -28,7 +28,6 @@ import (
 const (
 	reconcileEvery  = 500 * time.Millisecond
 	mirrorRestart   = 2 * time.Second
-	appendTimeout   = 15 * time.Second // of one append: how long an unclean end may still be under way
 	inspectTimeout  = 10 * time.Minute
 	inspectAgain    = 5 * time.Second
 	coverageTimeout = 10 * time.Second
@@ -45,6 +44,7 @@ type mirrors struct {
 	groups  *replicate.GroupSelector
 	rate    float64
 	every   time.Duration // of group offsets
+	appends time.Duration // of one append: how long an unclean end may still be under way
 	clock   clock.Clock
 	former  time.Time // a former life of this daemon had ended by then; zero: there was none
 	state   func() consensus.State
@@ -242,7 +242,7 @@ func (m *mirrors) start(ctx context.Context, id consensus.LinkID, l consensus.Li
 			Link:   replicate.Link{Source: l.From, Target: l.To, Epoch: l.Epoch},
 			Source: m.regions[l.From].kafka, Target: m.regions[l.To].kafka,
 			Topics: m.topics, Groups: m.groups, GroupsEvery: m.every,
-			Starts: flat(l.Starts), Rate: m.rate, RequestTimeout: appendTimeout,
+			Starts: flat(l.Starts), Rate: m.rate, RequestTimeout: m.appends,
 			Logger: m.log.With("link", id), Registerer: m.metrics,
 		})
 		if err != nil {
@@ -283,7 +283,7 @@ func (m *mirrors) ended(run *link, err error) {
 	if errors.As(err, &unclean) {
 		wait = unclean.Wait
 	} else if err != nil {
-		wait = appendTimeout
+		wait = m.appends
 	}
 	if still := time.Now().Add(wait); still.After(p.still) {
 		p.still = still
@@ -384,7 +384,7 @@ func (m *mirrors) stop(ctx context.Context, id consensus.LinkID, epoch uint64) (
 		}
 	}
 	p := m.pastOf(id, epoch)
-	still := m.former.Add(appendTimeout)
+	still := m.former.Add(m.appends)
 	if p.still.After(still) {
 		still = p.still
 	}

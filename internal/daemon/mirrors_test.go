@@ -61,9 +61,12 @@ func TestCoverage_CountsGroupsAndNamesWhatIsMissingBounded(t *testing.T) {
 	}
 }
 
+// appends is how long an append may be under way in these tests.
+const appends = 15 * time.Second
+
 func newMirrors(former time.Time) *mirrors {
 	return &mirrors{
-		node: westNode, region: west, former: former, log: quiet, clock: newBubble(),
+		node: westNode, region: west, former: former, appends: appends, log: quiet, clock: newBubble(),
 		links: map[consensus.LinkID]*link{}, held: map[consensus.LinkID]uint64{}, paused: map[consensus.LinkID]time.Time{},
 		said: map[consensus.LinkID]string{}, past: map[consensus.LinkID]past{},
 	}
@@ -84,7 +87,7 @@ func TestMirrors_StopWaitsUntilNoAppendCanBeUnderWay(t *testing.T) {
 		// Never ran here: a former life's append may be under way for its
 		// time since this one began, and no longer.
 		m := newMirrors(time.Now().Add(-5 * time.Second))
-		if p, waited := stopped(t, m, 3); waited != appendTimeout-5*time.Second || p.clean {
+		if p, waited := stopped(t, m, 3); waited != appends-5*time.Second || p.clean {
 			t.Errorf("young daemon: %s, %+v", waited, p)
 		}
 		if _, waited := stopped(t, m, 3); waited != 0 {
