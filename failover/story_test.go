@@ -40,7 +40,7 @@ func TestStories_AreToldAsBefore(t *testing.T) {
 				t.Fatal(err)
 			}
 			if *update {
-				if err := os.WriteFile(file, []byte(told), 0o644); err != nil { //nolint:gosec // a source file
+				if err := os.WriteFile(file, []byte(told), 0o644); err != nil {
 					t.Fatal(err)
 				}
 				return
