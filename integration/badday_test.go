@@ -20,6 +20,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/holdfast-dr/holdfast/integration/fleet"
 	"github.com/holdfast-dr/holdfast/integration/stack"
 	"github.com/holdfast-dr/holdfast/internal/certs"
@@ -466,4 +469,427 @@ timing:
 		return nil
 	})
 	d.stop()
+}
+
+// badFleet is a fleet on real services, whose two roles answer the loss of a
+// quorum differently: ingestion is demoted, query is held.
+type badFleet struct {
+	*testing.T
+	*fleet.Fleet
+	east, west, witness *fleet.Node
+	topic               string
+	sent                int
+}
+
+func newBadFleet(t *testing.T, binary string) *badFleet {
+	stack.Need(t, stack.NeedKafka, stack.NeedClickHouse)
+	// Slower than other tests: a term must not end because a broker starts
+	// beside it on a machine of two cores.
+	timing := fleet.TestTiming()
+	timing.TTL, timing.Heartbeat, timing.Election, timing.LeaderLease = 6*time.Second, 500*time.Millisecond, 500*time.Millisecond, 450*time.Millisecond
+	f, err := fleet.Start(t.Context(), fleet.Options{
+		Dir: t.TempDir(), Binary: binary, Topics: []string{"ingest-.*"}, Timing: timing,
+		Roles: map[string]fleet.RoleOptions{"ingestion": {Initial: "us-east", Auto: true}, "query": {Initial: "us-east"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &badFleet{T: t, Fleet: f, east: f.Nodes["us-east-1"], west: f.Nodes["eu-west-1"], witness: f.Nodes["witness-1"], topic: "ingest-events"}
+	t.Cleanup(func() {
+		if t.Failed() {
+			for _, n := range f.Nodes {
+				log, _ := os.ReadFile(n.LogPath())
+				t.Logf("%s:\n%s", n.Name, log[max(0, len(log)-5000):])
+			}
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	cl := b.kafka("us-east")
+	defer cl.Close()
+	if _, err := kadm.NewClient(cl).CreateTopic(t.Context(), 1, 1, nil, b.topic); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (b *badFleet) kafka(region string) *kgo.Client {
+	b.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(b.Regions[region].Kafka.Bootstrap()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	return cl
+}
+
+// send writes five records to the active region.
+func (b *badFleet) send() {
+	b.Helper()
+	cl := b.kafka("us-east")
+	defer cl.Close()
+	for range 5 {
+		b.sent++
+		if err := cl.ProduceSync(b.Context(), &kgo.Record{Topic: b.topic, Value: fmt.Appendf(nil, "%08d", b.sent)}).FirstErr(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// held counts what a region holds of the topic.
+func (b *badFleet) held(region string) int64 {
+	b.Helper()
+	cl := b.kafka(region)
+	defer cl.Close()
+	ends, err := kadm.NewClient(cl).ListEndOffsets(b.Context(), b.topic)
+	if err != nil {
+		b.Fatal(err)
+	}
+	end, ok := ends.Lookup(b.topic, 0)
+	if !ok || end.Err != nil {
+		return 0 // the mirror has not made it yet
+	}
+	return end.Offset
+}
+
+func (b *badFleet) mirrored() {
+	b.Helper()
+	b.soon("all records are in eu-west", func() error {
+		if n := b.held("eu-west"); n != int64(b.sent) {
+			return fmt.Errorf("%d of %d", n, b.sent)
+		}
+		return nil
+	})
+}
+
+func (b *badFleet) soon(what string, try func() error) {
+	b.Helper()
+	await(b.T, 25*time.Second, func() error {
+		if err := try(); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		return nil
+	})
+}
+
+func (b *badFleet) must(err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+// ready waits until /readyz of a node holds all of want.
+func (b *badFleet) ready(n *fleet.Node, want ...string) {
+	b.Helper()
+	b.soon("/readyz of "+n.Name, func() error { return holds(read(b.Context(), n.HealthAddress(), "/readyz").text, want...) })
+}
+
+func (b *badFleet) active(n *fleet.Node, role string) answer {
+	return read(b.Context(), n.HealthAddress(), "/v1/role/"+role+"/active")
+}
+
+func (b *badFleet) waitActive(n *fleet.Node, role string) answer {
+	b.Helper()
+	var a answer
+	b.soon(role+" is active in "+n.Place, func() error {
+		if a = b.active(n, role); a.code != 200 {
+			return errors.New(a.text)
+		}
+		return nil
+	})
+	return a
+}
+
+// says runs the command line against a node and compares code and words.
+func (b *badFleet) says(n *fleet.Node, code int, want []string, args ...string) string {
+	b.Helper()
+	out, errOut, err := n.CLI(b.Context(), args...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	}
+	if got != code {
+		b.Errorf("holdfast %s on %s ends with %d, want %d", strings.Join(args, " "), n.Name, got, code)
+	}
+	if err := holds(out+errOut, want...); err != nil {
+		b.Errorf("holdfast %s on %s: %v", strings.Join(args, " "), n.Name, err)
+	}
+	b.Logf("$ holdfast %s    (on %s)\n%s%s", strings.Join(args, " "), n.Name, out, errOut)
+	return out
+}
+
+// leader asks a node who leads.
+func (b *badFleet) leader(n *fleet.Node) topology.Node {
+	s, err := n.Client().Status(b.Context())
+	if err != nil {
+		return ""
+	}
+	return s.Leader
+}
+
+// stops is SIGTERM: the daemon is to end by itself, soon, with 0.
+func (b *badFleet) stops(n *fleet.Node) {
+	b.Helper()
+	start := time.Now()
+	b.must(n.Stop())
+	if took := time.Since(start); took > 4*time.Second || n.ExitCode() != 0 {
+		b.Errorf("%s took %s to stop and ended with %d", n.Name, took.Round(time.Millisecond), n.ExitCode())
+	}
+}
+
+func (b *badFleet) starts(nodes ...*fleet.Node) {
+	b.Helper()
+	for _, n := range nodes {
+		b.must(n.Start(b.Context()))
+	}
+	for _, n := range nodes {
+		b.must(n.WaitJoined(b.Context()))
+	}
+}
+
+// One fleet has one bad day after the other, in this order.
+func TestFleet_BadDays(t *testing.T) {
+	binary := product(t)
+	all := newBadFleet(t, binary)
+	day := func(name string, run func(b *badFleet)) {
+		if !t.Run(name, func(t *testing.T) {
+			b := *all
+			b.T = t
+			run(&b)
+			all.sent = b.sent
+		}) {
+			t.FailNow() // the next day would begin on the ruins of this one
+		}
+	}
+	east := all.Regions["us-east"]
+
+	day("StoresThatAreDownAtStartAreTheirOwnTrouble", func(b *badFleet) {
+		b.send()
+		b.must(errors.Join(east.Kafka.Kill(), east.ClickHouse.Kill()))
+		b.starts(b.east, b.west, b.witness)
+		b.ready(b.east, "[+] raft: leader", "[+] session", "[-] kafka: reach kafka us-east", "[-] clickhouse: reach clickhouse us-east", "not ready")
+		b.ready(b.west, "[+] raft: leader", "[+] session", "[+] kafka", "[+] clickhouse")
+		b.ready(b.witness, "[+] raft: leader", "[+] session", "\nready\n")
+		b.waitActive(b.east, "ingestion")
+		b.waitActive(b.east, "query")
+		b.says(b.witness, 5, []string{"NOT OK", "kafka of us-east", "clickhouse of us-east", "have not been read yet", "blocked"}, "status")
+		back := make(chan error, 2)
+		go func() { back <- east.Kafka.Restart(b.Context()) }()
+		go func() { back <- east.ClickHouse.Restart(b.Context()) }()
+		b.must(errors.Join(<-back, <-back))
+		b.ready(b.east, "[+] kafka", "[+] clickhouse", "\nready\n")
+		b.mirrored()
+		b.ready(b.west, "\nready\n")
+		log, err := os.ReadFile(b.east.LogPath())
+		b.must(err)
+		b.must(holds(string(log), "store does not answer", "store answers again", "after="))
+		if n := strings.Count(string(log), "\n"); n > 60 {
+			b.Errorf("%d lines of log for one outage:\n%s", n, log)
+		}
+	})
+
+	day("SIGTERMEndsTheLeaderSoonAndNobodyNotices", func(b *badFleet) {
+		b.soon("the holder does not lead", func() error {
+			if l := b.leader(b.east); l == "" || l == "us-east-1" {
+				return fmt.Errorf("%q leads", l)
+			}
+			return nil
+		})
+		b.ready(b.west, "\nready\n")
+		was := b.leader(b.east)
+		gone := make(chan string, 1)
+		ctx, cancel := context.WithCancel(b.Context())
+		defer cancel()
+		go func() { // a balancer that asks all the time
+			for ctx.Err() == nil {
+				if a := read(ctx, b.east.HealthAddress(), "/v1/role/ingestion/active"); a.code != 200 && ctx.Err() == nil {
+					gone <- a.text
+					return
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		}()
+		b.stops(b.Nodes[string(was)])
+		ended := time.Now()
+		b.soon("another leads", func() error {
+			if l := b.leader(b.east); l == "" || l == was {
+				return fmt.Errorf("%q leads", l)
+			}
+			return nil
+		})
+		if took := time.Since(ended); took > 500*time.Millisecond {
+			b.Errorf("%s without a leader: leadership was not handed over", took)
+		}
+		time.Sleep(2 * time.Second) // more than half a lease
+		select {
+		case why := <-gone:
+			b.Errorf("the holder answered: %s", why)
+		default:
+		}
+		b.soon("the others miss it", func() error {
+			s, err := b.east.Client().Status(b.Context())
+			if err == nil && s.Reachable != 2 {
+				err = fmt.Errorf("%d are reachable", s.Reachable)
+			}
+			return err
+		})
+		b.says(b.east, 5, []string{"2 of 3 members", string(was) + " last reported", "systemctl status holdfast"}, "status")
+		cancel()
+		b.starts(b.Nodes[string(was)])
+	})
+
+	day("AnotherClusterIsNeverWrittenTo", func(b *badFleet) {
+		text, err := os.ReadFile(b.Config)
+		b.must(err)
+		right := b.Regions["eu-west"].Kafka.ClusterID()
+		b.stops(b.west)
+		b.west.Config = filepath.Join(b.Dir(), "wrong.yaml")
+		b.must(os.WriteFile(b.west.Config, bytes.ReplaceAll(text, []byte(right), []byte("somebodyElses")), 0o600))
+		before := b.held("eu-west")
+		b.starts(b.west)
+		b.send()
+		b.ready(b.west, "[+] raft: leader", "[+] session", "[-] kafka: kafka eu-west is cluster "+right+", want somebodyElses", "[-] mirror us-east>eu-west", "[+] clickhouse")
+		b.says(b.west, 5, []string{"NO  kafka cluster", "another kafka cluster answers", "cluster_id of regions.eu-west.kafka"}, "check", "--region", "eu-west")
+		b.says(b.witness, 5, []string{"kafka of eu-west", "want somebodyElses", "mirror us-east>eu-west"}, "status")
+		if now := b.held("eu-west"); now != before {
+			b.Errorf("%d records were written to another cluster", now-before)
+		}
+		b.stops(b.west)
+		b.west.Config = ""
+		b.starts(b.west)
+		b.mirrored()
+	})
+
+	day("AStoreThatHangsDoesNotKeepADaemonFromStopping", func(b *badFleet) {
+		b.must(east.Kafka.Pause())
+		b.ready(b.west, "[-] mirror us-east>eu-west: kafka of us-east has been silent for", "[+] kafka")
+		b.stops(b.west)
+		b.must(east.Kafka.Resume())
+		b.starts(b.west)
+		b.ready(b.west, "\nready\n")
+	})
+
+	day("AHolderThatStoodStillIsInactiveWhenItWakes", func(b *badFleet) {
+		before := b.waitActive(b.east, "ingestion").header.Get("Holdfast-Epoch")
+		b.must(b.east.Pause())
+		b.soon("the lease has run out", func() error {
+			s, err := b.witness.Client().Status(b.Context())
+			if err != nil {
+				return err
+			}
+			for _, r := range s.Roles {
+				if r.Role == "ingestion" && r.Holder != "" {
+					return fmt.Errorf("%s holds it", r.Holder)
+				}
+				if r.Role == "query" && r.Holder != "us-east" {
+					b.Fatalf("query was taken from a region that was told to hold it: %+v", r)
+				}
+			}
+			return nil
+		})
+		b.says(b.witness, 5, []string{"nobody (was us-east)", "us-east-1 last reported", "systemctl status holdfast"}, "status")
+		first := make(chan answer, 20) // they wait in the kernel for the daemon to wake
+		for range cap(first) {
+			go func() { first <- b.active(b.east, "ingestion") }()
+		}
+		time.Sleep(200 * time.Millisecond)
+		b.must(b.east.Resume())
+		for range cap(first) {
+			if a := <-first; a.code == 200 && a.header.Get("Holdfast-Epoch") == before {
+				b.Errorf("a holder that stood still past its lease answered at once: %s", a.text)
+			}
+		}
+		if after := b.waitActive(b.east, "ingestion").header.Get("Holdfast-Epoch"); after <= before {
+			b.Errorf("epoch %s after %s", after, before)
+		}
+		b.waitActive(b.east, "query")
+	})
+
+	day("WithoutAQuorumAHeldRoleGoesOnAndADemotedOneEnds", func(b *badFleet) {
+		b.must(errors.Join(b.witness.Kill(), b.west.Kill()))
+		b.soon("query is held", func() error {
+			if a := b.active(b.east, "query"); a.code != 200 {
+				b.Fatalf("query: %d %s", a.code, a.text)
+			} else if a.header.Get("Holdfast-Lease") != "held" {
+				return errors.New(a.text)
+			}
+			return nil
+		})
+		b.soon("ingestion has ended", func() error {
+			if a := b.active(b.east, "ingestion"); a.code != 503 {
+				return errors.New(a.text)
+			}
+			return nil
+		})
+		b.ready(b.east, "[-] raft: no leader", "[+] kafka", "[+] clickhouse")
+		b.says(b.east, 4, []string{"NO LEADER", "held", "daemon silent for", "systemctl status holdfast"}, "status")
+		b.says(b.east, 4, []string{"no leader"}, "pause", "--role", "query", "--for", "1h", "--reason", "a test")
+		b.stops(b.east)
+		b.must(b.east.Start(b.Context()))
+		if a := b.active(b.east, "query"); a.code != 200 || a.header.Get("Holdfast-Lease") != "held" {
+			b.Errorf("after a restart of its daemon a held role answers %d: %s", a.code, a.text)
+		}
+		b.starts(b.witness, b.west)
+		b.waitActive(b.east, "ingestion")
+		b.soon("query is renewed", func() error {
+			if a := b.active(b.east, "query"); a.code != 200 || a.header.Get("Holdfast-Lease") != "" {
+				return errors.New(a.text)
+			}
+			return nil
+		})
+		b.send()
+		b.mirrored()
+	})
+
+	day("ObserveDrivesNothing", func(b *badFleet) {
+		for _, n := range b.Nodes {
+			b.stops(n)
+			b.must(os.RemoveAll(n.Data))
+		}
+		b.SetMode("observe")
+		b.must(b.WriteConfig())
+		b.starts(b.east, b.west, b.witness)
+		b.ready(b.east, "\nready\n")
+		b.send()
+		b.mirrored()
+		b.soon("status has no findings", func() error {
+			s, err := b.west.Client().Status(b.Context())
+			if err == nil && len(s.Findings) > 0 {
+				err = fmt.Errorf("%+v", s.Findings)
+			}
+			return err
+		})
+		b.says(b.west, 0, []string{"observing only", "nobody", "running"}, "status")
+		b.says(b.east, 3, []string{"Nothing has been changed"}, "failover", "plan", "--to", "eu-west")
+		for _, n := range []*fleet.Node{b.east, b.west} {
+			for _, role := range []string{"ingestion", "query"} {
+				if a := b.active(n, role); a.code != 503 {
+					b.Errorf("%s in %s answers %d: %s", role, n.Place, a.code, a.text)
+				}
+			}
+		}
+		for _, n := range b.Nodes {
+			b.stops(n)
+		}
+	})
+
+	day("OneRegionOneVoterNoRolesServes", func(b *badFleet) {
+		h := newHost(b.T, binary)
+		h.env = append(h.env, "HF_PW="+east.ClickHouse.Password())
+		d := h.start(h.file("brokers: [127.0.0.1:1]", fmt.Sprintf("brokers: [%s], cluster_id: %q", east.Kafka.Bootstrap(), east.Kafka.ClusterID()),
+			"addresses: [127.0.0.1:1], database: default, user: default", fmt.Sprintf("addresses: [%s], database: %s, user: %s", east.ClickHouse.Address(), east.ClickHouse.Database(), east.ClickHouse.User())))
+		d.ready("[+] raft", "[+] session", "[+] kafka", "[+] clickhouse", "\nready\n")
+		code, out, errOut := h.run("--socket", h.path("s.sock"), "status")
+		if code != 0 {
+			b.Errorf("status ends with %d\n%s%s", code, out, errOut)
+		}
+		b.Log(out)
+		code, out, errOut = h.run("--socket", h.path("s.sock"), "check")
+		if code != 0 {
+			b.Errorf("check ends with %d\n%s%s", code, out, errOut)
+		}
+		d.stop()
+	})
 }
