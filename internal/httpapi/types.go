@@ -300,7 +300,7 @@ type GuardWord struct {
 	Phase      consensus.Phase      `json:"phase"`
 	Active     bool                 `json:"active"`
 	Leased     bool                 `json:"leased"`
-	Held       bool                 `json:"held"` // past the deadline, by the policy hold
+	Held       bool                 `json:"held"` // by the policy hold: the deadline is no limit
 	Epoch      consensus.Epoch      `json:"epoch"`
 	Generation consensus.Generation `json:"generation"`
 	// Deadline is CLOCK_BOOTTIME of this machine in nanoseconds, 0 when there
