@@ -368,6 +368,7 @@ func TestServe_RefusesABadStartWithOneErrorAndTouchesNothing(t *testing.T) {
 // is the smallest that is valid: one region, one voter, no roles.
 func TestServe_StoresThatAreDownLeaveTheRestAtWork(t *testing.T) {
 	h := newHost(t, product(t))
+	h.certify("certs", "lab", "us-east-1", time.Now().Add(-355*24*time.Hour)) // they are good for a year
 	file := h.file()
 	socket := []string{"--socket", h.path("s.sock")}
 
@@ -395,7 +396,7 @@ func TestServe_StoresThatAreDownLeaveTheRestAtWork(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	found([]string{"leader us-east-1, 1 of 1 member", "NOT OK", "kafka of us-east", "clickhouse of us-east", "next: holdfast check --region us-east"}, "status")
+	found([]string{"leader us-east-1, 1 of 1 member", "NOT OK", "kafka of us-east", "clickhouse of us-east", "next: holdfast check --region us-east", "certificate of us-east-1: expires in 9 days", "certs init --renew us-east-1"}, "status")
 	found([]string{"NO  kafka cluster", "NO  clickhouse version", "regions.us-east.kafka", "regions.us-east.clickhouse"}, "check", "--region", "us-east")
 
 	// A second daemon on the same machine, by mistake.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/consensus"
 	"github.com/holdfast-dr/holdfast/failover"
+	"github.com/holdfast-dr/holdfast/internal/certs"
 	"github.com/holdfast-dr/holdfast/internal/clock"
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/guard"
@@ -21,6 +22,9 @@ import (
 )
 
 var _ httpapi.Backend = (*Daemon)(nil)
+
+// certificateSoon is how long before its end a certificate becomes a finding.
+const certificateSoon = 30 * 24 * time.Hour
 
 // health is the daemon as load balancers see it.
 type health struct{ d *Daemon }
@@ -358,6 +362,9 @@ func (d *Daemon) findings(s consensus.State, h failover.Health) []httpapi.Findin
 	if s.Settings.Digest != "" && s.Settings.Digest != d.fleet.Digest() {
 		add(httpapi.Warning, "configuration", "compare with `holdfast config check`, then `holdfast config apply`", "the fleet file of %s differs from what is agreed on: drift", d.node)
 	}
+	if f, found := certificateFinding(d.identity, d.node, d.clock.Wall()); found {
+		out = append(out, f)
+	}
 	for _, node := range slices.Sorted(maps.Keys(s.Members)) {
 		r, age := d.hub.of(node)
 		switch {
@@ -402,6 +409,22 @@ func (d *Daemon) findings(s consensus.State, h failover.Health) []httpapi.Findin
 		}
 	}
 	return out
+}
+
+// certificateFinding says in time that this node will be cut off, or that newer
+// files on disk are not taken.
+func certificateFinding(i *certs.Identity, node topology.Node, now time.Time) (f httpapi.Finding, found bool) {
+	f = httpapi.Finding{About: "certificate of " + string(node), Next: "on the machine that holds the CA key: `holdfast certs init --renew " + string(node) + "`, then copy both files there; no restart is needed"}
+	left := i.NotAfter().Sub(now)
+	switch err := i.Check(); {
+	case err != nil:
+		f.Severity, f.What = httpapi.Critical, err.Error()
+	case left < certificateSoon:
+		f.Severity, f.What = httpapi.Warning, fmt.Sprintf("expires in %d days, on %s; the other nodes refuse this one from then on", int(left/(24*time.Hour)), i.NotAfter().UTC().Format("2006-01-02 15:04 MST"))
+	default:
+		return f, false
+	}
+	return f, true
 }
 
 // Check implements httpapi.Backend.

@@ -62,15 +62,16 @@ type Daemon struct {
 	boot    string
 	session consensus.SessionID
 
-	port    *raft.Port
-	raft    *raft.Node
-	hub     *hub
-	keeper  *keeper
-	leader  *leader
-	mirrors *mirrors // nil on a witness
-	regions map[topology.Region]*region
-	reg     *prometheus.Registry
-	former  time.Time // a former life of this daemon had ended by then; zero: there was none
+	identity *certs.Identity
+	port     *raft.Port
+	raft     *raft.Node
+	hub      *hub
+	keeper   *keeper
+	leader   *leader
+	mirrors  *mirrors // nil on a witness
+	regions  map[topology.Region]*region
+	reg      *prometheus.Registry
+	former   time.Time // a former life of this daemon had ended by then; zero: there was none
 }
 
 // Run is one life of a daemon. It returns when ctx ends and all is put away,
@@ -123,6 +124,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 		return nil
 	})
+	d.identity = identity
 	peers := map[topology.Node]string{}
 	for name, n := range fleet.Nodes {
 		peers[name] = n.Peer
