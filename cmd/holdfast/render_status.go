@@ -49,7 +49,11 @@ func renderStatus(s httpapi.Status) string {
 		}
 	}
 	if len(s.Roles) == 0 {
-		p.line("\nThis fleet has no roles: it mirrors, and moves nothing.")
+		does := "watches its stores"
+		if len(s.Links) > 0 {
+			does = "mirrors"
+		}
+		p.line("\nThis fleet has no roles: it %s, and moves nothing.", does)
 	}
 	for _, pl := range s.Plans {
 		p.line("")
