@@ -55,14 +55,19 @@ func (c *Configure) apply(d *draft) error {
 	}
 	d.Settings = c.Settings
 	d.Members = c.Members
-	for name := range d.Roles {
+	for name, r := range d.Roles {
 		if _, kept := c.Settings.Roles[name]; !kept {
+			if d.Retired == nil {
+				d.Retired = map[topology.Role]Epoch{}
+			}
+			d.Retired[name] = r.Epoch
 			delete(d.Roles, name)
 		}
 	}
 	for name := range c.Settings.Roles {
 		if _, known := d.Roles[name]; !known {
-			d.Roles[name] = Role{Phase: Vacant}
+			d.Roles[name] = Role{Phase: Vacant, Epoch: d.Retired[name]}
+			delete(d.Retired, name)
 		}
 	}
 	for n := range d.Sessions {

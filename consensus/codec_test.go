@@ -206,13 +206,16 @@ func checkGrants(t *rapid.T, c Command, before, after State) {
 
 func TestLog_WithSomethingUnknownHaltsTheMember(t *testing.T) {
 	for why, entry := range map[string]string{
-		"not JSON":      `renew`,
-		"nothing":       ``,
-		"a new kind":    `{"v":1,"kind":"teleport","body":{}}`,
-		"a new schema":  `{"v":2,"kind":"renew","body":{}}`,
-		"no schema":     `{"kind":"renew","body":{}}`,
-		"a wrong field": `{"v":1,"kind":"renew","body":{"epoch":"seven"}}`,
-		"no body":       `{"v":1,"kind":"renew"}`,
+		"not JSON":       `renew`,
+		"nothing":        ``,
+		"a new kind":     `{"v":1,"kind":"teleport","body":{}}`,
+		"a new schema":   `{"v":2,"kind":"renew","body":{}}`,
+		"no schema":      `{"kind":"renew","body":{}}`,
+		"a wrong field":  `{"v":1,"kind":"renew","body":{"epoch":"seven"}}`,
+		"no body":        `{"v":1,"kind":"renew"}`,
+		"a new field":    `{"v":1,"kind":"renew","body":{"epoch":7,"urgency":9}}`,
+		"a new envelope": `{"v":1,"kind":"renew","body":{},"signature":"x"}`,
+		"two values":     `{"v":1,"kind":"renew","body":{}} {}`,
 	} {
 		if _, err := DecodeCommand([]byte(entry)); !errors.Is(err, ErrUnknownCommand) {
 			t.Errorf("%s: %v", why, err)

@@ -1,9 +1,11 @@
 package consensus
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/internal/topology"
@@ -183,7 +185,7 @@ func EncodeCommand(c Command) ([]byte, error) {
 // ErrUnknownCommand.
 func DecodeCommand(b []byte) (Command, error) {
 	var e envelope
-	if err := json.Unmarshal(b, &e); err != nil {
+	if err := unmarshal(b, &e); err != nil {
 		return Command{}, fmt.Errorf("decode command: %w: %w", err, ErrUnknownCommand)
 	}
 	if e.Version != CommandVersion {
@@ -194,10 +196,25 @@ func DecodeCommand(b []byte) (Command, error) {
 		return Command{}, fmt.Errorf("decode command %q: %w", e.Kind, ErrUnknownCommand)
 	}
 	body := empty()
-	if err := json.Unmarshal(e.Body, body); err != nil {
+	if err := unmarshal(e.Body, body); err != nil {
 		return Command{}, fmt.Errorf("decode command %q: %w: %w", e.Kind, err, ErrUnknownCommand)
 	}
 	return Command{At: e.At, By: e.By, Body: body}, nil
+}
+
+// unmarshal reads one JSON value and refuses fields that it does not know: a
+// newer member that wrote one meant something by it, and ignoring it would
+// fork the state without a word.
+func unmarshal(b []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("more than one JSON value")
+	}
+	return nil
 }
 
 // Kind names the command, as in logs and metrics.

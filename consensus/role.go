@@ -369,7 +369,7 @@ func (c *Reclaim) apply(d *draft) error {
 		// from there. One that was draining is granted by the undo.
 	case id != "":
 		return conflict("plan %s (%s) decides who holds %s next", id, p.Phase, c.Role)
-	case r.Epoch == 0:
+	case r.Last.Holder == "": // never held, or removed and added again
 		if m.Region != d.Settings.Roles[c.Role].Initial {
 			return conflict("role %s starts in %s", c.Role, d.Settings.Roles[c.Role].Initial)
 		}

@@ -123,3 +123,31 @@ func TestLeaseTiming_CountOutlastsTheLeaseOnTheWorstClocks(t *testing.T) {
 		}
 	}
 }
+
+// TestConfigure_ARoleThatComesBackGoesOnCountingEpochs: daemons remember the
+// epochs of a role; one that began again at 0 would be ignored by them.
+func TestConfigure_ARoleThatComesBackGoesOnCountingEpochs(t *testing.T) {
+	s := NewState()
+	members := map[topology.Node]Member{"us-east-1": {Region: "us-east"}}
+	with := Settings{Digest: "with", Lease: DefaultLeaseTiming, Roles: map[topology.Role]RoleSettings{"ingestion": {Initial: "us-east", Policy: Demote}}}
+	without := Settings{Digest: "without", Lease: DefaultLeaseTiming}
+	do := func(b Body) {
+		t.Helper()
+		next, err := s.Apply(Command{Body: b})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s = next
+	}
+	do(&Configure{Settings: with, Members: members})
+	do(&OpenSession{Node: "us-east-1", Session: "a"})
+	do(&Reclaim{Role: "ingestion", Node: "us-east-1", Session: "a", Generation: 1, Epoch: 1})
+	do(&Renew{Role: "ingestion", Node: "us-east-1", Session: "a", Generation: 1, Epoch: 1, Policy: Demote, Nonce: 1, TTL: DefaultLeaseTiming.TTL})
+	do(&Expire{Role: "ingestion", Generation: 1, Epoch: 1, Sequence: 1})
+	do(&Configure{Settings: without, Members: members, Was: "with"})
+	do(&Configure{Settings: with, Members: members, Was: "without"})
+	if got := s.Roles["ingestion"].Epoch; got != 1 {
+		t.Fatalf("the role came back at epoch %d, want 1", got)
+	}
+	do(&Reclaim{Role: "ingestion", Node: "us-east-1", Session: "a", Generation: 1, Epoch: 2})
+}

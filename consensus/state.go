@@ -56,9 +56,12 @@ type State struct {
 	Links      map[LinkID]Link           `json:"links"`
 	Plans      map[PlanID]Plan           `json:"plans"`
 	Tasks      map[TaskID]Task           `json:"tasks"`
-	Slots      map[string]time.Time      `json:"slots"`
-	Pauses     map[topology.Role]Pause   `json:"pauses,omitempty"`
-	Audit      Audit                     `json:"audit"`
+	// Retired keeps the epochs of roles that were removed, so that one that
+	// comes back goes on counting: an epoch never names two grants.
+	Retired map[topology.Role]Epoch `json:"retired,omitempty"`
+	Slots   map[string]time.Time    `json:"slots"`
+	Pauses  map[topology.Role]Pause `json:"pauses,omitempty"`
+	Audit   Audit                   `json:"audit"`
 }
 
 // NewState returns the state before the first command.
@@ -87,6 +90,7 @@ func (s State) clone() State {
 	s.Plans = maps.Clone(s.Plans)
 	s.Tasks = maps.Clone(s.Tasks)
 	s.Slots = maps.Clone(s.Slots)
+	s.Retired = maps.Clone(s.Retired)
 	s.Pauses = maps.Clone(s.Pauses)
 	return s
 }

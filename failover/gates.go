@@ -112,7 +112,14 @@ func kafkaGates(g *judge, s consensus.State, h Health, rules Rules, p consensus.
 	if len(frozen) > 0 {
 		why = fmt.Sprintf("%d frozen: %s [%d,%d) %s", len(frozen), frozen[0].Partition, frozen[0].From, frozen[0].To, frozen[0].Reason)
 	}
-	g.gate("no frozen partition", len(frozen) == 0, fmt.Sprintf("%d partitions, none frozen", l.Partitions), why, "`holdfast mirror status` names each and its next step")
+	none, fix := fmt.Sprintf("%d partitions, none frozen", l.Partitions), "`holdfast mirror status` names each and its next step"
+	accepted := p.Kind == consensus.Unplanned && want.AcceptLoss
+	if len(frozen) > 0 && accepted {
+		none = why + "; accepted as lost"
+	} else if len(frozen) > 0 && p.Kind == consensus.Unplanned {
+		fix += "; or accept by hand what they lack: --accept-loss"
+	}
+	g.gate("no frozen partition", len(frozen) == 0 || accepted, none, why, fix)
 	cov := l.Coverage
 	covered := fmt.Sprintf("offsets cover %d of %d groups", cov.Covered, cov.Groups)
 	missing := covered + ": " + strings.Join(cov.Missing[:min(2, len(cov.Missing))], "; ")

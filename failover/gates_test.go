@@ -177,6 +177,8 @@ func TestGates_EachRefusesForItsReason(t *testing.T) {
 	refuses(planned, heard, frozen)
 	refuses(planned, func(f *fleet) { agreed(f); heard(f) }, frozen) // one partition, told twice
 	refuses(Intent{To: eu, Roles: []topology.Role{topology.Query}}, heard)
+	refuses(expired, heard, Blocker{frozen.Gate, frozen.Why, frozen.Fix + "; or accept by hand what they lack: --accept-loss"})
+	refuses(Intent{To: eu, Unplanned: true, AcceptLoss: true}, heard)
 	refuses(planned, mirrorHealth(func(l *LinkHealth) {
 		l.Coverage = Coverage{3, 1, []string{"a lacks events/0", "b lacks events/1", "c"}}
 	}),
