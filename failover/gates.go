@@ -43,7 +43,11 @@ func gates(s consensus.State, h Health, rules Rules, p consensus.Plan, want Inte
 			if !vacant {
 				basis = "held by " + string(r.Holder) + ", attested to be fenced"
 			}
-			g.gate(string(name)+" is free", ok, fmt.Sprintf("%s is %s", name, basis), fmt.Sprintf("%s is held by %s and its lease has not run out", name, r.Holder), "wait for the lease, or attest that the region is cut off: --fenced "+string(r.Holder)+" --reason …")
+			no, fix := fmt.Sprintf("%s is held by %s and its lease has not run out", name, r.Holder), "wait for the lease, or attest that the region is cut off: --fenced "+string(r.Holder)+" --reason …"
+			if r.Policy == consensus.Hold {
+				no, fix = fmt.Sprintf("%s is held by %s, which was told to hold: its lease does not run out", name, r.Holder), "attest that the region is cut off: --fenced "+string(r.Holder)+" --reason …"
+			}
+			g.gate(string(name)+" is free", ok, fmt.Sprintf("%s is %s", name, basis), no, fix)
 		}
 		if p.Fenced != "" {
 			g.gate("attestation", strings.TrimSpace(p.Reason) != "", "attested: "+p.Reason, "an attestation needs a reason", "--reason \"who fenced it and how\"")
@@ -84,13 +88,21 @@ func targetGates(g *judge, h Health, rules Rules, p consensus.Plan) {
 	g.gate("clock", math.Abs(to.ClockPPM) <= clockPPMMax, "clock rates agree", fmt.Sprintf("the clock of %s runs %.2f %% off (limit %.1f %%)", p.To, to.ClockPPM/1e4, clockPPMMax/1e4), "correct it: `chronyc makestep`, then plan again")
 }
 
+// unless says in which phase a link is that should run and does not.
+func unless(p consensus.LinkPhase) string {
+	if p == consensus.LinkRunning {
+		return ", although it should"
+	}
+	return " (" + string(p) + ")"
+}
+
 func kafkaGates(g *judge, s consensus.State, h Health, rules Rules, p consensus.Plan, want Intent) {
 	id := consensus.LinkOf(p.From, p.To)
 	link := s.Links[id]
 	l, known := h.Links[id]
 	if p.Kind == consensus.Planned {
 		running := known && l.Heard >= 0 && l.Heard <= rules.HeardWithin && l.Running
-		g.gate("mirror", running && link.Phase == consensus.LinkRunning, "the mirror "+string(id)+" runs", "the mirror "+string(id)+" does not run ("+string(link.Phase)+")", "`holdfast mirror status` says why")
+		g.gate("mirror", running && link.Phase == consensus.LinkRunning, "the mirror "+string(id)+" runs", "the mirror "+string(id)+" does not run"+unless(link.Phase), "`holdfast mirror status` says why")
 		lag := time.Duration(l.Seconds * float64(time.Second)).Round(100 * time.Millisecond)
 		behind := fmt.Sprintf("mirror %s behind, %d records (limit %s)", lag, l.Records, rules.LagMax)
 		if !running {

@@ -148,7 +148,7 @@ func TestGates_EachRefusesForItsReason(t *testing.T) {
 		Blocker{"attestation", "an attestation needs a reason", "--reason \"who fenced it and how\""})
 
 	stopped := []Blocker{
-		{"mirror", "the mirror us-east>eu-west does not run (running)", "`holdfast mirror status` says why"},
+		{"mirror", "the mirror us-east>eu-west does not run, although it should", "`holdfast mirror status` says why"},
 		{"mirror lag", "how far the mirror is behind is not known: it does not run", "wait until it has caught up: `holdfast mirror status`"},
 	}
 	refuses(planned, mirrorHealth(func(l *LinkHealth) { l.Running = false }), stopped...)

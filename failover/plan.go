@@ -175,6 +175,14 @@ func pickRoles(s consensus.State, want Intent) ([]topology.Role, topology.Region
 		}
 	}
 	if len(roles) == 0 {
+		if s.Settings.Observe {
+			return nil, "", fmt.Errorf("mode is observe: nobody holds a role, nothing to move")
+		}
+		for _, name := range slices.Sorted(maps.Keys(s.Roles)) {
+			if holder(s.Roles[name]) == "" {
+				return nil, "", fmt.Errorf("role %s was never held: its initial region takes it when its daemon runs", name)
+			}
+		}
 		return nil, "", fmt.Errorf("%s holds every role already, nothing to move", want.To)
 	}
 	var from topology.Region

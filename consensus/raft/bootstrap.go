@@ -153,7 +153,7 @@ func (n *Node) ask(ctx context.Context, p topology.Node, must bool) error {
 	case err != nil:
 		return nil //nolint:nilerr // by hand, who does not answer does not count
 	case theirs.State:
-		return fmt.Errorf("%s holds the state of a cluster that was started before: %s must join that one (its leader adds it, or `holdfast members add`)", p, n.self)
+		return fmt.Errorf("%s holds the state of a cluster that was started before: %s must join that one: its leader adds it when its fleet file names this node and its data folder is empty", p, n.self)
 	case theirs.Cluster != ours.Cluster:
 		return fmt.Errorf("%s is of the cluster %q, not %q", p, theirs.Cluster, ours.Cluster)
 	case !slices.Equal(theirs.Fleet, ours.Fleet):

@@ -176,8 +176,14 @@ func Run(ctx context.Context, o Options) (err error) {
 			s, m := agreed(fleet)
 			return &consensus.Configure{Settings: s, Members: m}
 		},
-		transfer: d.raft.TransferTo,
-		alive:    func(n topology.Node) bool { _, age := d.hub.of(n); return age >= 0 && age < heardWithin },
+		transfer: d.raft.TransferTo, add: d.raft.AddMember, remove: d.raft.RemoveMember, digest: fleet.Digest(),
+		voters: func() (names []topology.Node) {
+			for _, m := range d.raft.Members() {
+				names = append(names, m.Node)
+			}
+			return names
+		},
+		alive: func(n topology.Node) bool { _, age := d.hub.of(n); return age >= 0 && age < heardWithin },
 	}
 	d.serve(&u, "api socket", socket, httpapi.NewServer(httpapi.New(d, httpapi.Options{Node: d.node, Version: d.version, Log: log}), log))
 

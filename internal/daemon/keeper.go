@@ -180,7 +180,13 @@ func (k *keeper) clockUnsafe(now clock.Instant, gap time.Duration) {
 	defer k.mu.Unlock()
 	held := 0
 	for name, h := range k.holders {
-		if h.At(now).Leased {
+		v := h.At(now)
+		if v.Held && gap < k.state().Settings.Lease.TTL {
+			// It acts by no deadline that a clock could get wrong, and without a
+			// quorum no renewal could make it safe again.
+			continue
+		}
+		if v.Leased {
 			held++
 		}
 		k.holders[name] = h.ClockUnsafe(now)

@@ -139,6 +139,24 @@ func TestKeeper_AClockThatJumpedIsUnsafeUntilTheNextRenewal(t *testing.T) {
 	})
 }
 
+// A holder that was told to hold and has no quorum could never be made safe
+// again by a renewal; a short standstill must not take a healthy Sentry down.
+func TestKeeper_AHeldHolderOutlivesAShortStandstillAndNotALongOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := startHolding(t, consensus.Hold)
+		defer h.stop()
+		time.Sleep(time.Second)
+		h.log.set(func(m *memory) { m.away = true })
+		time.Sleep(time.Minute) // past its deadline
+		h.clock.jump(2 * time.Second)
+		time.Sleep(tickEvery)
+		h.want(true, "after a short one")
+		h.clock.jump(consensus.DefaultLeaseTiming.TTL + time.Second)
+		time.Sleep(tickEvery)
+		h.want(false, "after one long enough for a person to have moved the role")
+	})
+}
+
 func TestKeeper_GoesOnWithinItsDeadlineAfterARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := startHolding(t, consensus.Demote)

@@ -46,6 +46,10 @@ type leader struct {
 	first    func() *consensus.Configure // from our fleet file, for a new cluster
 	transfer func(ctx context.Context, to topology.Node) error
 	alive    func(topology.Node) bool // reports, recently
+	voters   func() []topology.Node
+	add      func(ctx context.Context, n topology.Node) error
+	remove   func(ctx context.Context, n topology.Node) error
+	digest   string // of our fleet file
 }
 
 func (l *leader) body(by string, b consensus.Body) consensus.Command {
@@ -62,6 +66,7 @@ func (l *leader) work(ctx context.Context) error {
 	wg.Go(func() { l.countLeases(ctx) })
 	wg.Go(func() { l.drive(ctx) })
 	wg.Go(func() { l.place(ctx) })
+	wg.Go(func() { l.admit(ctx) })
 	wg.Wait()
 	return ctx.Err()
 }
@@ -252,6 +257,51 @@ func (l *leader) place(ctx context.Context) {
 	}
 }
 
+// admit keeps the voters equal to the members that are agreed on: a new node
+// votes once its daemon reports, and one that was taken out of the agreed
+// configuration votes no more.
+func (l *leader) admit(ctx context.Context) {
+	for sleep(ctx, placeEvery) == nil {
+		s := l.state()
+		if s.Settings.Digest != l.digest {
+			continue // our file says something else than what is agreed on
+		}
+		join, leave := changes(s, l.voters(), l.alive)
+		for _, n := range join {
+			if err := l.add(ctx, n); err != nil {
+				l.log.Warn("make a node a voter", "member", n, "error", err)
+				continue
+			}
+			l.log.Info("a node votes from now on", "member", n)
+		}
+		for _, n := range leave {
+			if n == l.node {
+				continue // the next leader does it: see betterPlace
+			}
+			if err := l.remove(ctx, n); err != nil {
+				l.log.Warn("take a vote away", "member", n, "error", err)
+				continue
+			}
+			l.log.Info("a node that is no longer a member votes no more", "member", n)
+		}
+	}
+}
+
+// changes compares the voters with the members that are agreed on.
+func changes(s consensus.State, voters []topology.Node, alive func(topology.Node) bool) (join, leave []topology.Node) {
+	for _, n := range slices.Sorted(maps.Keys(s.Members)) {
+		if !slices.Contains(voters, n) && alive(n) {
+			join = append(join, n)
+		}
+	}
+	for _, n := range voters {
+		if _, member := s.Members[n]; !member {
+			leave = append(leave, n)
+		}
+	}
+	return join, leave
+}
+
 // betterPlace returns a node to lead instead of node: one whose region holds
 // no role, a witness first. It returns false when node itself is such a one,
 // or when there is none alive.
@@ -264,7 +314,7 @@ func betterPlace(s consensus.State, node topology.Node, alive func(topology.Node
 		}
 		return false
 	}
-	if !holds(node) {
+	if _, member := s.Members[node]; member && !holds(node) {
 		return "", false
 	}
 	var best topology.Node

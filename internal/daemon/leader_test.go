@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -248,5 +249,30 @@ func TestTold_SaysThingsOnceInAWhileAndIsBounded(t *testing.T) {
 	}
 	if len(said) > toldMax {
 		t.Errorf("%d are kept", len(said))
+	}
+}
+
+func TestChanges_VotersFollowTheAgreedMembers(t *testing.T) {
+	s := consensus.NewState()
+	for _, n := range []topology.Node{"a", "b", "new", "silent"} {
+		s.Members[n] = consensus.Member{Witness: true}
+	}
+	alive := func(n topology.Node) bool { return n != "silent" }
+	join, leave := changes(s, []topology.Node{"a", "b", "gone"}, alive)
+	if !slices.Equal(join, []topology.Node{"new"}) || !slices.Equal(leave, []topology.Node{"gone"}) {
+		t.Errorf("join %v, leave %v", join, leave)
+	}
+	join, leave = changes(s, []topology.Node{"a", "b", "new", "silent"}, alive)
+	if len(join)+len(leave) > 0 {
+		t.Errorf("nothing differs, yet join %v, leave %v", join, leave)
+	}
+}
+
+func TestBetterPlace_ALeaderThatIsNoMemberHandsOver(t *testing.T) {
+	s := consensus.NewState()
+	s.Members["a"] = consensus.Member{Witness: true}
+	to, ok := betterPlace(s, "gone", func(topology.Node) bool { return true })
+	if !ok || to != "a" {
+		t.Errorf("hands over to %q, %v", to, ok)
 	}
 }

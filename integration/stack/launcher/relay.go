@@ -33,13 +33,13 @@ func relay(public, inner string) error {
 }
 
 func carry(client *net.TCPConn, inner string) {
-	defer client.Close()
+	defer func() { _ = client.Close() }() // whatever it still wanted, its peer is gone
 	conn, err := net.Dial("tcp", inner)
 	if err != nil {
 		return // the engine is not up yet, or no longer
 	}
 	engine := conn.(*net.TCPConn)
-	defer engine.Close()
+	defer func() { _ = engine.Close() }()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
