@@ -34,7 +34,7 @@ func DemoTiming() Timing {
 func TestTiming() Timing {
 	return Timing{
 		TTL: 5 * time.Second, Renew: 500 * time.Millisecond, AttemptTimeout: 500 * time.Millisecond, Margin: 1500 * time.Millisecond,
-		Heartbeat: 300 * time.Millisecond, Election: 300 * time.Millisecond, LeaderLease: 200 * time.Millisecond,
+		Heartbeat: 400 * time.Millisecond, Election: 400 * time.Millisecond, LeaderLease: 350 * time.Millisecond,
 		Probe: 300 * time.Millisecond, ProbeTimeout: 2 * time.Second,
 		LBInterval: 100 * time.Millisecond, LBFall: 2, LBTimeout: 200 * time.Millisecond, LBDrain: 200 * time.Millisecond, GroupInterval: 500 * time.Millisecond, AppendTimeout: 4 * time.Second,
 	}

@@ -151,6 +151,10 @@ func (c *checker) mirror() {
 }
 
 func (c *checker) roles() {
+	if n := len(c.fleet.Regions); n > 2 && len(c.fleet.Roles) > 0 {
+		c.refuse("regions", fmt.Sprintf("%d data regions with roles", n),
+			"this version mirrors and moves roles between two; which of the others would follow is not decided yet", "two regions and a witness")
+	}
 	for _, name := range c.fleet.RoleNames() {
 		r, path := c.fleet.Roles[name], "roles."+string(name)
 		c.name(path, "role", string(name))
