@@ -375,6 +375,7 @@ func (m *mirrors) stop(ctx context.Context, id consensus.LinkID, epoch uint64) (
 	m.held[id] = epoch
 	run := m.links[id]
 	m.mu.Unlock()
+	began := time.Now()
 	if run != nil {
 		run.cancel()
 		select {
@@ -388,6 +389,10 @@ func (m *mirrors) stop(ctx context.Context, id consensus.LinkID, epoch uint64) (
 	if p.still.After(still) {
 		still = p.still
 	}
+	ended := time.Since(began)
+	defer func() {
+		m.log.Info("mirror stopped", "link", id, "clean", p.clean, "ended_after", ended.Round(time.Millisecond), "still_after", time.Since(began).Round(time.Millisecond))
+	}()
 	if err := sleep(ctx, time.Until(still)); err != nil {
 		return p, fmt.Errorf("wait until no append of an earlier run can be under way: %w", err)
 	}
