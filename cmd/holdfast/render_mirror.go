@@ -48,12 +48,19 @@ func (p *page) link(l httpapi.MirrorLink, now time.Time, every bool) {
 		return
 	}
 	t := l.Report.Totals
-	p.line("  behind      %s, about %s, %s", records(t.RecordsBehind), size(t.BytesBehindEstimate), seconds(t.SecondsBehindMax))
+	behind := fmt.Sprintf("%s, about %s, %s", records(t.RecordsBehind), size(t.BytesBehindEstimate), seconds(t.SecondsBehindMax))
+	switch {
+	case t.Unknown > 0 && t.Unknown == t.Partitions:
+		behind = "not known"
+	case t.Unknown > 0:
+		behind += fmt.Sprintf(", without %d of unknown distance", t.Unknown)
+	}
+	p.line("  behind      %s", behind)
 	state := []string{count(int64(t.Running)) + " running"}
 	for _, s := range []struct {
 		n    int
 		word string
-	}{{t.Resuming, "resuming"}, {t.Frozen, "FROZEN"}, {t.Unknown, "not known yet"}} {
+	}{{t.Resuming, "resuming"}, {t.Frozen, "FROZEN"}, {t.Unknown, "of unknown distance"}} {
 		if s.n > 0 {
 			state = append(state, count(int64(s.n))+" "+s.word)
 		}
