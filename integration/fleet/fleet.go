@@ -57,6 +57,7 @@ type Fleet struct {
 	sockets   string
 	temporary bool
 	addresses map[string][]string // by place, of everything that others dial
+	authority *certs.Authority
 }
 
 // Build compiles the product once for a fleet. tags are build tags.
@@ -161,30 +162,52 @@ func (f *Fleet) addNode(name, place string, witness bool) error {
 
 func (f *Fleet) nodeNames() []string { return slices.Sorted(maps.Keys(f.Nodes)) }
 
+func (f *Fleet) certs() string { return filepath.Join(f.dir, "certs") }
+
 func (f *Fleet) writeFiles() error {
-	authority, err := certs.NewAuthority(f.options.Cluster, time.Now())
-	if err != nil {
+	var err error
+	if f.authority, err = certs.NewAuthority(f.options.Cluster, time.Now()); err != nil {
 		return err
 	}
-	dir := filepath.Join(f.dir, "certs")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(f.certs(), 0o700); err != nil {
 		return err
 	}
-	ca := filepath.Join(dir, "ca.pem")
-	if err := os.WriteFile(ca, authority.CertPEM(), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(f.certs(), "ca.pem"), f.authority.CertPEM(), 0o600); err != nil {
 		return err
 	}
 	for _, name := range f.nodeNames() {
-		n := f.Nodes[name]
-		cert, key, err := authority.Issue(topology.Node(name), nil, time.Now())
-		if err != nil {
-			return err
-		}
-		n.ca, n.cert, n.key = ca, filepath.Join(dir, name+".pem"), filepath.Join(dir, name+".key")
-		if err := errors.Join(os.WriteFile(n.cert, cert, 0o600), os.WriteFile(n.key, key, 0o600)); err != nil {
+		if err := f.certify(f.Nodes[name]); err != nil {
 			return err
 		}
 	}
+	return f.WriteConfig()
+}
+
+func (f *Fleet) certify(n *Node) error {
+	cert, key, err := f.authority.Issue(topology.Node(n.Name), nil, time.Now())
+	if err != nil {
+		return err
+	}
+	n.ca, n.cert, n.key = filepath.Join(f.certs(), "ca.pem"), filepath.Join(f.certs(), n.Name+".pem"), filepath.Join(f.certs(), n.Name+".key")
+	return errors.Join(os.WriteFile(n.cert, cert, 0o600), os.WriteFile(n.key, key, 0o600))
+}
+
+// AddWitness makes one more node in the witness's place and writes the fleet
+// file. Its daemon is not started.
+func (f *Fleet) AddWitness(name string) (*Node, error) {
+	if err := f.addNode(name, Witness, true); err != nil {
+		return nil, err
+	}
+	n := f.Nodes[name]
+	f.Links.Place(Witness, n.peer, n.health)
+	return n, errors.Join(f.certify(n), f.WriteConfig())
+}
+
+// DropNode takes a node out of the fleet file. Its daemon is left as it is.
+func (f *Fleet) DropNode(name string) error {
+	n := f.Nodes[name]
+	delete(f.Nodes, name)
+	f.addresses[n.Place] = slices.DeleteFunc(f.addresses[n.Place], func(a string) bool { return a == n.peer || a == n.health })
 	return f.WriteConfig()
 }
 
