@@ -72,36 +72,15 @@ type Check struct {
 func Runners(r Region, p consensus.Proposer, by string) []agent.Runner {
 	s := &steps{r, p, by}
 	return []agent.Runner{
-		runner{failover.KindKafkaDrain, s.drain},
-		runner{failover.KindKafkaEnds, s.ends},
-		runner{failover.KindMirrorReach, s.reach},
-		runner{failover.KindKafkaSame, s.confirm},
-		runner{failover.KindMirrorStop, s.stop},
-		runner{failover.KindGroupsWrite, s.writeGroups},
-		runner{failover.KindReseed, s.reseed},
-		runner{failover.KindCanary, s.canary},
+		agent.Repeat(failover.KindKafkaDrain, s.drain),
+		agent.Repeat(failover.KindKafkaEnds, s.ends),
+		agent.Repeat(failover.KindMirrorReach, s.reach),
+		agent.Repeat(failover.KindKafkaSame, s.confirm),
+		agent.Repeat(failover.KindMirrorStop, s.stop),
+		agent.Repeat(failover.KindGroupsWrite, s.writeGroups),
+		agent.Repeat(failover.KindReseed, s.reseed),
+		agent.Repeat(failover.KindCanary, s.canary),
 	}
-}
-
-// runner is a step whose effect is idempotent for ever: it is done again
-// rather than asked about, so Done always says no.
-type runner struct {
-	kind string
-	do   func(ctx context.Context, t agent.Task, f agent.Fence) (any, error)
-}
-
-func (r runner) Kind() string { return r.kind }
-
-func (r runner) Done(context.Context, agent.Task) (agent.Evidence, bool, error) {
-	return nil, false, nil
-}
-
-func (r runner) Do(ctx context.Context, t agent.Task, f agent.Fence) (agent.Evidence, error) {
-	v, err := r.do(ctx, t, f)
-	if err != nil {
-		return nil, err
-	}
-	return json.Marshal(v)
 }
 
 type steps struct {

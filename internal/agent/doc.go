@@ -28,5 +28,6 @@
 //	agent.go    Agent: watch, start and end jobs
 //	job.go      one attempt: claim, Done, Do, report
 //	runner.go   Runner, Task, Fence and what the agent needs from its caller
+//	repeat.go   Repeat: the runner of what is idempotent for ever
 //	metrics.go  what can be watched
 package agent

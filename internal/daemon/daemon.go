@@ -115,7 +115,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	if d.regions, err = openRegions(fleet, me.Via, d.clock, log); err != nil {
+	if d.regions, err = openRegions(fleet, me, d.clock, log); err != nil {
 		return err
 	}
 	u.add("stores", func(context.Context) error {
@@ -129,7 +129,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	for name, n := range fleet.Nodes {
 		peers[name] = n.Peer
 	}
-	port, err := raft.Listen(raft.PortConfig{Listen: me.Listen, Identity: identity, Peers: peers, Dial: dialer(me.Via), Log: log})
+	port, err := raft.Listen(raft.PortConfig{Listen: me.Listen, Identity: identity, Peers: peers, Dial: dialer(me), Log: log})
 	if err != nil {
 		return fmt.Errorf("%w; the address is nodes.%s.listen", err, d.node)
 	}

@@ -23,13 +23,10 @@ import (
 )
 
 // dialer connects through this node's address map.
-func dialer(via map[string]string) func(ctx context.Context, network, address string) (net.Conn, error) {
+func dialer(me config.Node) func(ctx context.Context, network, address string) (net.Conn, error) {
 	d := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		if to, ok := via[address]; ok {
-			address = to
-		}
-		return d.DialContext(ctx, network, address)
+		return d.DialContext(ctx, network, me.Dial(address))
 	}
 }
 
@@ -54,8 +51,8 @@ type region struct {
 	seen    bool
 }
 
-func openRegion(name topology.Region, f *config.Fleet, via map[string]string, clk clock.Clock, log *slog.Logger) (*region, error) {
-	dial := dialer(via)
+func openRegion(name topology.Region, f *config.Fleet, me config.Node, clk clock.Clock, log *slog.Logger) (*region, error) {
+	dial := dialer(me)
 	r := &region{
 		name: name, broken: map[string]clock.Instant{}, clock: clk, interval: f.Timing.Probe.Interval, timeout: f.Timing.Probe.Timeout, log: log.With("region", name),
 		http: &http.Client{Timeout: f.Timing.Probe.Timeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}},
@@ -260,11 +257,11 @@ func (r *region) get(ctx context.Context) (string, error) {
 }
 
 // openRegions opens all regions of the fleet, in order of name.
-func openRegions(f *config.Fleet, via map[string]string, clk clock.Clock, log *slog.Logger) (map[topology.Region]*region, error) {
+func openRegions(f *config.Fleet, me config.Node, clk clock.Clock, log *slog.Logger) (map[topology.Region]*region, error) {
 	out := map[topology.Region]*region{}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(f.Regions)) {
-		r, err := openRegion(name, f, via, clk, log)
+		r, err := openRegion(name, f, me, clk, log)
 		if err != nil {
 			errs = append(errs, err)
 			continue

@@ -15,30 +15,10 @@ import (
 // roleRunners are the steps that concern this node's own leases.
 func roleRunners(k *keeper) []agent.Runner {
 	return []agent.Runner{
-		roleStep{failover.KindQuiesce, k.quiesce},
-		roleStep{failover.KindFenceWait, waitStep},
-		roleStep{failover.KindRelease, k.release},
+		agent.Repeat(failover.KindQuiesce, k.quiesce),
+		agent.Repeat(failover.KindFenceWait, waitStep),
+		agent.Repeat(failover.KindRelease, k.release),
 	}
-}
-
-// roleStep is a step that is repeated rather than asked about.
-type roleStep struct {
-	kind string
-	do   func(ctx context.Context, t agent.Task, f agent.Fence) (any, error)
-}
-
-func (r roleStep) Kind() string { return r.kind }
-
-func (r roleStep) Done(context.Context, agent.Task) (agent.Evidence, bool, error) {
-	return nil, false, nil
-}
-
-func (r roleStep) Do(ctx context.Context, t agent.Task, f agent.Fence) (agent.Evidence, error) {
-	v, err := r.do(ctx, t, f)
-	if err != nil {
-		return nil, err
-	}
-	return json.Marshal(v)
 }
 
 type waited struct {
