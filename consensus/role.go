@@ -181,19 +181,18 @@ func (d *draft) role(name topology.Role) (Role, error) {
 	return r, nil
 }
 
-func (d *draft) sameGeneration(g Generation) error {
-	if g != d.Generation {
-		return stale("generation %d is over, this is %d", g, d.Generation)
+// roleIn is role for a command that was meant for one generation.
+func (d *draft) roleIn(g Generation, name topology.Role) (Role, error) {
+	r, err := d.role(name)
+	if err == nil && g != d.Generation {
+		err = stale("generation %d is over, this is %d", g, d.Generation)
 	}
-	return nil
+	return r, err
 }
 
 func (c *Renew) apply(d *draft) error {
-	r, err := d.role(c.Role)
+	r, err := d.roleIn(c.Generation, c.Role)
 	if err != nil {
-		return err
-	}
-	if err := d.sameGeneration(c.Generation); err != nil {
 		return err
 	}
 	if err := d.sameSession(c.Node, c.Session); err != nil {
@@ -231,11 +230,8 @@ func (c *DrainRoles) apply(d *draft) error {
 }
 
 func (c *Release) apply(d *draft) error {
-	r, err := d.role(c.Role)
+	r, err := d.roleIn(c.Generation, c.Role)
 	if err != nil {
-		return err
-	}
-	if err := d.sameGeneration(c.Generation); err != nil {
 		return err
 	}
 	if r.Phase == Vacant || r.Node != c.Node || r.Epoch != c.Epoch {
@@ -320,11 +316,8 @@ func (c *VoidRoles) apply(d *draft) error {
 }
 
 func (c *Expire) apply(d *draft) error {
-	r, err := d.role(c.Role)
+	r, err := d.roleIn(c.Generation, c.Role)
 	if err != nil {
-		return err
-	}
-	if err := d.sameGeneration(c.Generation); err != nil {
 		return err
 	}
 	if r.Phase == Vacant || r.Epoch != c.Epoch || r.Sequence != c.Sequence {
@@ -338,11 +331,8 @@ func (c *Expire) apply(d *draft) error {
 }
 
 func (c *Reclaim) apply(d *draft) error {
-	r, err := d.role(c.Role)
+	r, err := d.roleIn(c.Generation, c.Role)
 	if err != nil {
-		return err
-	}
-	if err := d.sameGeneration(c.Generation); err != nil {
 		return err
 	}
 	if err := d.sameSession(c.Node, c.Session); err != nil {
