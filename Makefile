@@ -11,12 +11,13 @@ GOLANGCI := $(CACHE)/bin/golangci-lint-$(LINTER)
 
 FUZZTIME ?= 10s
 STACK    ?=
+BENCH    ?=
 SCHEDULES ?= 20000
 
 # Kinds of test run one after the other: they share two cores and one cache.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help build test unit integration lint fuzz demo stack chaos-lease tools-race
+.PHONY: help build test unit integration lint fuzz demo stack bench-mirror chaos-lease tools-race
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -51,11 +52,14 @@ fuzz: ## every fuzz target for FUZZTIME (10s) each
 	done < <(git grep --untracked -oE '^func Fuzz[A-Za-z0-9_]+' -- '*_test.go'); \
 	[ $$found = 1 ] || { echo "no fuzz target found"; exit 1; }
 
-demo: ## two regions and a witness on real services: planned switch, failover, return (4 minutes)
-	@go run ./integration/demo
+demo: ## two regions and a witness on real services: planned switch, failover, return (70 s once installed)
+	@go build -o build/bin/ ./integration/demo && exec build/bin/demo
 
 stack: ## two regions' services in the foreground, described in build/stack/endpoints.yaml
-	@go run ./integration/stack/cmd $(STACK)
+	@go build -o build/bin/stack ./integration/stack/cmd && exec build/bin/stack $(STACK)
+
+bench-mirror: ## the mirror beside a consumer and producer, on real Kafka; ends with ratios (BENCH="-records 300000 -size 1000")
+	@go build -o build/bin/ ./integration/bench && exec build/bin/bench $(BENCH)
 
 chaos-lease: ## SCHEDULES (20000) random lease histories on skewed clocks; SEED=n repeats one run
 	@seed=$${SEED:-$$(date +%s)}; echo "chaos-lease: $(SCHEDULES) schedules, repeat with: make chaos-lease SEED=$$seed"; \
