@@ -261,6 +261,24 @@ func (p Plan) Evidence(kind string) (json.RawMessage, bool) {
 
 func (p Plan) moves(role topology.Role) bool { return slices.Contains(p.Roles, role) }
 
+// exactly refuses a decision about other roles than those of the plan: each of
+// its steps concerns all of them.
+func (p Plan) exactly(roles []RoleEpoch) error {
+	same := slices.EqualFunc(roles, p.Roles, func(re RoleEpoch, name topology.Role) bool { return re.Role == name })
+	if !same {
+		return invalid("a step of a plan decides about all of its roles, %v, and no others", p.Roles)
+	}
+	return nil
+}
+
+// destination is the region that a grant of the plan goes to.
+func (p Plan) destination(ref StepRef) topology.Region {
+	if ref.Undo > 0 {
+		return p.From
+	}
+	return p.To
+}
+
 func (p Plan) withEpoch(role topology.Role, e Epoch) map[topology.Role]Epoch {
 	m := map[topology.Role]Epoch{} // a snapshot leaves an empty one out
 	maps.Copy(m, p.Epochs)

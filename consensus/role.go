@@ -218,7 +218,10 @@ func (c *Renew) apply(d *draft) error {
 }
 
 func (c *DrainRoles) apply(d *draft) error {
-	return d.decide(c.Step, StepDrain, func(Plan) error {
+	return d.decide(c.Step, StepDrain, func(p Plan) error {
+		if err := p.exactly(c.Roles); err != nil {
+			return err
+		}
 		return d.each(c.Roles, func(name topology.Role, r Role) (Role, error) {
 			if r.Phase != Open && r.Phase != Closed { // closed: the plan that would have opened it was superseded
 				return r, conflict("role %s is %s, only a held role drains", name, r.describe())
@@ -248,6 +251,12 @@ func (c *GrantRoles) apply(d *draft) error {
 	return d.decide(c.Step, StepGrant, func(p Plan) error {
 		if d.Settings.Observe {
 			return conflict("mode is observe: no role is granted")
+		}
+		if err := p.exactly(c.Roles); err != nil {
+			return err
+		}
+		if to := p.destination(c.Step); c.To != to {
+			return invalid("plan %s grants to %s here, not to %s", c.Step.Plan, to, c.To)
 		}
 		if l, ok := d.Links[LinkOf(p.From, p.To)]; ok && c.Step.Undo == 0 && p.moves(topology.Ingestion) && l.Phase == LinkRunning {
 			return conflict("link %s still runs: it must have ended before ingestion is granted", LinkOf(p.From, p.To))
@@ -279,7 +288,10 @@ func (c *GrantRoles) apply(d *draft) error {
 }
 
 func (c *OpenRoles) apply(d *draft) error {
-	return d.decide(c.Step, StepOpen, func(Plan) error {
+	return d.decide(c.Step, StepOpen, func(p Plan) error {
+		if err := p.exactly(c.Roles); err != nil {
+			return err
+		}
 		return d.each(c.Roles, func(name topology.Role, r Role) (Role, error) {
 			if r.Phase != Closed {
 				return r, conflict("role %s is %s, only a closed role opens", name, r.describe())
@@ -294,6 +306,9 @@ func (c *VoidRoles) apply(d *draft) error {
 	return d.decide(c.Step, StepVoid, func(p Plan) error {
 		if p.Fenced == "" || c.Reason == "" {
 			return invalid("voiding a lease needs the attestation that its region is fenced, with a reason")
+		}
+		if err := p.exactly(c.Roles); err != nil {
+			return err
 		}
 		for _, re := range c.Roles {
 			r, err := d.role(re.Role)

@@ -202,7 +202,10 @@ func TestGrant_NeedsAVacantRoleAndTheNextEpoch(t *testing.T) {
 	b.do(&DrainRoles{Step: StepRef{Plan: "p1"}, Roles: b.at(ingestion)})
 	b.refused(CodeConflict, grant(west, 2)) // its holder is still there
 	b.release(ingestion)
-	b.refused(CodeStale, grant(west, 1)).refused(CodeStale, grant(west, 3)).refused(CodeMissing, grant("mars", 2))
+	b.refused(CodeStale, grant(west, 1)).refused(CodeStale, grant(west, 3))
+	b.refused(CodeInvalid, grant("mars", 2)).refused(CodeInvalid, grant(east, 2)) // the plan goes elsewhere
+	b.refused(CodeInvalid, &GrantRoles{Step: StepRef{Plan: "p1", Step: 1}, To: west, Roles: []RoleEpoch{{"query", 2}}})
+	b.refused(CodeInvalid, &GrantRoles{Step: StepRef{Plan: "p1", Step: 1}, To: west, Roles: []RoleEpoch{{ingestion, 2}, {"query", 2}}})
 	b.do(grant(west, 2)).roleIs(ingestion, Closed, west, 2).planIs("p1", PlanGranted)
 	b.refused(CodeStale, grant(west, 3))
 	b.refused(CodeInvalid, &DrainRoles{Step: StepRef{Plan: "p1", Step: 2}, Roles: b.at(ingestion)}) // not what the step is
