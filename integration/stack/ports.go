@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"time"
 )
 
 // Ports are taken from below the kernel's own range for outgoing connections
@@ -52,6 +53,21 @@ func portIsFree(port int) error {
 		return fmt.Errorf("port %d is in use: %w; choose another, or 0 for a free one (ss -ltnp shows who has it)", port, err)
 	}
 	return probe.Close()
+}
+
+// portStaysFree looks again for a moment before it says no. A process that is
+// being started beside us holds copies of all our sockets between its fork and
+// its exec, so a port that was only looked at can be in use for an instant.
+func portStaysFree(port int) error {
+	err := portIsFree(port)
+	for range 20 {
+		if err == nil {
+			return nil
+		}
+		time.Sleep(25 * time.Millisecond)
+		err = portIsFree(port)
+	}
+	return err
 }
 
 // ReleasePort gives a port of FreePort back. Unknown ports are ignored.

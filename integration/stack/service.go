@@ -95,7 +95,7 @@ func (s *service) start(ctx context.Context) error {
 	}
 	// Without this look, a stranger on our port could pass for our server.
 	for _, port := range s.listens {
-		if err := portIsFree(port); err != nil {
+		if err := portStaysFree(port); err != nil {
 			return fmt.Errorf("start %s: %w", s.name, err)
 		}
 	}
