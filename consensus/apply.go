@@ -105,13 +105,7 @@ func (c *PauseRole) apply(d *draft) error {
 
 const pauseMax = 7 * 24 * time.Hour
 
-func (c *TakeSlot) apply(d *draft) error {
-	if last, ok := d.Slots[c.Job]; ok && !c.Slot.After(last) {
-		return stale("slot %s of %s was taken", c.Slot.Format(time.RFC3339), c.Job)
-	}
-	d.Slots[c.Job] = c.Slot
-	return nil
-}
+func (c *TakeSlot) apply(d *draft) error { return d.takeSlot(c.Job, c.Slot) }
 
 func short(digest string) string {
 	if digest == "" {

@@ -105,7 +105,8 @@ type PauseRole struct {
 	Reason string        `json:"reason"`
 }
 
-// TakeSlot claims one scheduled time of one job, so that it runs once whoever leads.
+// TakeSlot passes over the scheduled times of one job up to and including
+// Slot: nothing runs for them. StartRun takes a slot and runs it.
 type TakeSlot struct {
 	Job  string    `json:"job"`
 	Slot time.Time `json:"slot"`
@@ -145,6 +146,10 @@ func init() { //nolint:gochecknoinits // a closed table, filled once, read only
 	register[FinishTask]()
 	register[FailTask]()
 	register[RetryTask]()
+	register[StartRun]()
+	register[CancelRun]()
+	register[RecordSet]()
+	register[RecordProof]()
 	register[StartLink]()
 	register[EndLink]()
 	register[JudgeLink]()

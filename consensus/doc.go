@@ -7,8 +7,10 @@
 // A State is what every member computes from the same log. A Command is one
 // entry of that log; State.Apply turns a State and a Command into the next
 // State, or into a Refusal that changes nothing. A role is held by one region
-// at one Epoch; a Plan moves roles by Steps; a Task is the step that a region
-// is working on; a Link is one mirrored direction.
+// at one Epoch; a Plan moves roles by Steps; a Run is a piece of work outside
+// of any plan, such as a backup or a drill; a Task is the step or the run that
+// a region is working on; a Link is one mirrored direction; a Set is the
+// header of a sealed recovery set.
 //
 // # Promises
 //
@@ -24,6 +26,8 @@
 //     arms a lease: only the result of the very attempt that was sent does.
 //   - A claim dies with its session: a daemon that wakes up cannot speak for
 //     a task that moved on, because every journal command names the attempt.
+//   - A slot, one scheduled time of one job, is taken once, in the entry that
+//     starts its run. A set's digest never changes once it is in the log.
 //   - Abort and Grant compare and set one field, the phase of the plan. One of
 //     them wins, and everyone reads the same winner.
 //
@@ -36,6 +40,7 @@
 //	lease.go     Holder (may this node act?) and Watch (has a lease run out?)
 //	plan.go      plans: create, start a step, abort, complete
 //	task.go      tasks: claim, finish, fail; sessions
+//	run.go       runs and their slots, headers of sets and their proofs
 //	link.go      links: started, ended, frozen, proven
 //	audit.go     the hash chain of mutations
 package consensus

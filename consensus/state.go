@@ -61,6 +61,8 @@ type State struct {
 	Retired map[topology.Role]Epoch `json:"retired,omitempty"`
 	Slots   map[string]time.Time    `json:"slots"`
 	Pauses  map[topology.Role]Pause `json:"pauses,omitempty"`
+	Runs    map[RunID]Run           `json:"runs"`
+	Sets    map[SetID]Set           `json:"sets"`
 	Audit   Audit                   `json:"audit"`
 }
 
@@ -77,6 +79,8 @@ func NewState() State {
 		Tasks:      map[TaskID]Task{},
 		Slots:      map[string]time.Time{},
 		Pauses:     map[topology.Role]Pause{},
+		Runs:       map[RunID]Run{},
+		Sets:       map[SetID]Set{},
 	}
 }
 
@@ -92,6 +96,8 @@ func (s State) clone() State {
 	s.Slots = maps.Clone(s.Slots)
 	s.Retired = maps.Clone(s.Retired)
 	s.Pauses = maps.Clone(s.Pauses)
+	s.Runs = maps.Clone(s.Runs)
+	s.Sets = maps.Clone(s.Sets)
 	return s
 }
 
@@ -117,7 +123,7 @@ func DecodeState(b []byte) (State, error) {
 // check says whether s has the shape that Apply relies on.
 func (s State) check() error {
 	if s.Sessions == nil || s.Roles == nil || s.Links == nil ||
-		s.Plans == nil || s.Tasks == nil || s.Slots == nil || s.Pauses == nil {
+		s.Plans == nil || s.Tasks == nil || s.Slots == nil || s.Pauses == nil || s.Runs == nil || s.Sets == nil {
 		return errors.New("a part of it is null")
 	}
 	for id, p := range s.Plans {

@@ -8,7 +8,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/topology"
 )
 
-// TaskID names a task by the step it carries out.
+// TaskID names a task by the step or the run that it carries out.
 type TaskID string
 
 // SessionID names one life of one daemon.
@@ -26,9 +26,10 @@ type Session struct {
 	Version string `json:"version,omitempty"`
 }
 
-// Task is a step that its region is working on.
+// Task is a step of a plan, or a run, that its region is working on.
 type Task struct {
-	Ref     StepRef         `json:"ref"`
+	Ref     StepRef         `json:"ref"`           // of a plan's task
+	Run     RunID           `json:"run,omitempty"` // of a run's task; empty for a plan's
 	Kind    string          `json:"kind"`
 	Region  topology.Region `json:"region"`
 	Spec    json.RawMessage `json:"spec,omitempty"`
@@ -122,9 +123,7 @@ func (c *OpenSession) apply(d *draft) error {
 	d.Sessions[c.Node] = Session{ID: c.Session, Boot: c.Boot, At: d.at, Version: c.Version}
 	for id, t := range d.Tasks {
 		if t.Claim.Node == c.Node {
-			t.Claim = Claim{}
-			t.Attempt++
-			d.Tasks[id] = t
+			d.restarted(id, t)
 		}
 	}
 	return nil
@@ -161,15 +160,19 @@ func (c *ClaimTask) apply(d *draft) error {
 }
 
 func (c *FinishTask) apply(d *draft) error {
-	t, err := d.task(c.Task, c.Attempt)
-	if err != nil {
+	if err := d.claimed(c.Task, c.Attempt, c.Session); err != nil {
 		return err
 	}
-	if t.Claim.Session != c.Session {
-		return stale("task %s is claimed by another session", c.Task)
+	t, bound := d.Tasks[c.Task], evidenceBytesMax
+	if t.Run != "" {
+		bound = runEvidenceBytesMax
 	}
-	if len(c.Evidence) > evidenceBytesMax {
-		return invalid("evidence of %d bytes, the state takes %d at most", len(c.Evidence), evidenceBytesMax)
+	if len(c.Evidence) > bound {
+		return invalid("evidence of %d bytes, the state takes %d at most", len(c.Evidence), bound)
+	}
+	if t.Run != "" {
+		d.endRun(t.Run, RunDone, "", c.Evidence)
+		return nil
 	}
 	p, _, err := d.current(t.Ref)
 	if err != nil {
@@ -181,18 +184,18 @@ func (c *FinishTask) apply(d *draft) error {
 }
 
 func (c *FailTask) apply(d *draft) error {
-	t, err := d.task(c.Task, c.Attempt)
-	if err != nil {
+	if err := d.claimed(c.Task, c.Attempt, c.Session); err != nil {
 		return err
 	}
-	if t.Claim.Session != c.Session {
-		return stale("task %s is claimed by another session", c.Task)
+	t, text := d.Tasks[c.Task], c.Error[:min(len(c.Error), 4096)]
+	if t.Run != "" {
+		d.endRun(t.Run, RunFailed, text, nil)
+		return nil
 	}
 	p, _, err := d.current(t.Ref)
 	if err != nil {
 		return err
 	}
-	text := c.Error[:min(len(c.Error), 4096)]
 	d.Plans[t.Ref.Plan] = p.record(t.Ref.Step, func(r *StepRecord) {
 		if t.Ref.Undo > 0 {
 			r.UndoState, r.UndoFailed, r.UndoNumber = StepFailed, text, t.Attempt

@@ -80,7 +80,7 @@ func New(cfg Config) (*Agent, error) {
 // it. It returns nil, or an error that names the tasks whose runner did not
 // return in StopTimeout. Call it once.
 func (a *Agent) Run(ctx context.Context) error {
-	w := &work{agent: a, jobs: map[consensus.PlanID]*job{}, rest: map[consensus.TaskID]ended{}, over: make(chan *job, jobsMax)}
+	w := &work{agent: a, jobs: map[turn]*job{}, rest: map[consensus.TaskID]ended{}, over: make(chan *job, jobsMax)}
 	changed := a.cfg.State.Watch(ctx)
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
@@ -100,10 +100,23 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 }
 
+// turn is what takes turns here: the tasks of one plan, or the runs of one kind.
+type turn struct {
+	plan consensus.PlanID
+	kind string
+}
+
+func turnOf(t consensus.Task) turn {
+	if t.Run != "" {
+		return turn{kind: t.Kind}
+	}
+	return turn{plan: t.Ref.Plan}
+}
+
 // work is what Run's goroutine owns.
 type work struct {
 	agent *Agent
-	jobs  map[consensus.PlanID]*job
+	jobs  map[turn]*job
 	rest  map[consensus.TaskID]ended // attempts that ended here, while the state may not say so yet
 	over  chan *job
 }
@@ -144,7 +157,7 @@ func (w *work) look(ctx context.Context) {
 		if t.Region != a.cfg.Region || (t.Claim.Session != "" && t.Claim.Session != a.cfg.Session) {
 			continue
 		}
-		if _, busy := w.jobs[t.Ref.Plan]; busy || len(w.jobs) == jobsMax {
+		if _, busy := w.jobs[turnOf(t)]; busy || len(w.jobs) == jobsMax {
 			continue
 		}
 		if _, resting := w.rest[id]; resting {
@@ -154,7 +167,7 @@ func (w *work) look(ctx context.Context) {
 		if t.Claim.Session == a.cfg.Session {
 			j.claimed()
 		}
-		w.jobs[t.Ref.Plan] = j
+		w.jobs[turnOf(t)] = j
 		go func() { //nolint:contextcheck // the job has its own, made from ctx
 			defer func() { w.over <- j }() // never blocks: as many places as jobs
 			j.run()
@@ -164,7 +177,7 @@ func (w *work) look(ctx context.Context) {
 
 func (w *work) ended(j *job) {
 	j.cancel(nil)
-	delete(w.jobs, j.task.Ref.Plan)
+	delete(w.jobs, turnOf(j.task.Task))
 	w.rest[j.id] = ended{j.task.Attempt, time.Now()}
 }
 

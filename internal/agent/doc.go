@@ -13,9 +13,10 @@
 //
 //   - Nothing runs before the log has accepted the claim and this node has
 //     applied it.
-//   - One task of a plan at a time. When a task vanishes, or its attempt or
-//     session moves on, its context is cancelled and the runner is waited for
-//     before another task of that plan starts here; however long that takes.
+//   - One task of a plan at a time, and one run of a kind. When a task
+//     vanishes, or its attempt or session moves on, its context is cancelled
+//     and the runner is waited for before another one of that plan or kind
+//     starts here; however long that takes.
 //   - A result is proposed until the log has taken or refused it. A proposal
 //     whose answer was lost is made again: the attempt makes it idempotent.
 //   - A runner that panics or returns nonsense fails its task, never the

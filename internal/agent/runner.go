@@ -13,7 +13,7 @@ import (
 type Evidence = json.RawMessage
 
 // Runner carries out tasks of one kind. It is used by several goroutines, one
-// per plan.
+// per plan; of runs there is one at a time.
 type Runner interface {
 	// Kind is the kind of task that this runner knows, such as "exec.stop".
 	Kind() string
@@ -24,7 +24,8 @@ type Runner interface {
 	// Do brings the effect about and returns its evidence. It may be called
 	// again after any kind of end of an earlier call, in this process or a
 	// former one. It returns soon after ctx ends, with nothing left running:
-	// until it returns, no other task of the plan starts here. It calls
+	// until it returns, no other task of the plan, or run of the kind, starts
+	// here. It calls
 	// f.Check right before each effect.
 	Do(ctx context.Context, t Task, f Fence) (Evidence, error)
 }
