@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"slices"
 	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/schedule"
 )
 
 // Agreed lists what all nodes must agree on, defaults included, as path and
@@ -39,6 +41,9 @@ func flatten(v reflect.Value, path string, out map[string]string) {
 		out[path] = value.String()
 		return
 	case Pattern:
+		out[path] = value.String()
+		return
+	case schedule.Schedule:
 		out[path] = value.String()
 		return
 	case Rate:

@@ -18,12 +18,8 @@ import (
 // support. They are refused: reading and ignoring one would be a promise that
 // nobody keeps.
 var notYet = map[string]string{
-	"preset":               "select topics and groups under mirror",
-	"backup":               "keep the present backups running",
-	"drill":                "keep the present restore tests running",
-	"regions.*.postgres":   "replicate and promote it by other means, from the stop and start hooks of a role",
-	"regions.*.redis":      "replicate and promote it by other means, from the stop and start hooks of a role",
-	"regions.*.repository": "keep the present backups running",
+	"preset":          "select topics and groups under mirror",
+	"regions.*.redis": "replicate and promote it by other means, from the stop and start hooks of a role",
 }
 
 // decoder fills a Fleet from a syntax tree. It goes on after a problem, so
@@ -287,9 +283,9 @@ func (d *decoder) word(node ast.Node, path string, v reflect.Value) {
 	if !ok {
 		panic("config: " + v.Type().String() + " is no word") // value has looked
 	}
-	if !slices.Contains(w.spellings(), s) {
-		try := "one of " + strings.Join(w.spellings(), ", ")
-		if close, ok := nearest(s, w.spellings()); ok {
+	if !slices.Contains(w.Spellings(), s) {
+		try := "one of " + strings.Join(w.Spellings(), ", ")
+		if close, ok := nearest(s, w.Spellings()); ok {
 			try = fmt.Sprintf("did you mean %s? (%s)", close, try)
 		}
 		d.refuse(node, path, fmt.Sprintf("%q is not known here", shorten(s)), "", try)

@@ -3,6 +3,8 @@ package config
 import (
 	"net"
 	"time"
+
+	"github.com/holdfast-dr/holdfast/internal/schedule"
 )
 
 // Each type that has defaults sets them before its part of the file is read,
@@ -24,6 +26,23 @@ func (c *ClickHouse) setDefaults() {
 	c.Database = "default"
 	c.User = "default"
 	c.Follow = Shadow
+}
+
+func (r *Repository) setDefaults() { r.Region = "us-east-1" }
+
+func (b *Backup) setDefaults() {
+	b.CatchUp = schedule.Latest
+	b.Timeout = 2 * time.Hour
+}
+
+func (d *Drill) setDefaults() {
+	d.CatchUp = schedule.Latest
+	d.Timeout = 4 * time.Hour
+}
+
+func (c *DrillClickHouse) setDefaults() {
+	c.User = "default"
+	c.DatabasePrefix = "holdfast_drill"
 }
 
 func (m *Mirror) setDefaults() {
@@ -64,6 +83,16 @@ func (f *Fleet) derive() {
 				r.OnQuorumLoss = Demote
 			}
 			f.Roles[name] = r
+		}
+	}
+	for name, r := range f.Regions {
+		if ch := r.ClickHouse; ch != nil && ch.Databases == nil {
+			ch.Databases = []string{ch.Database}
+		}
+		if repo := r.Repository; repo != nil {
+			if _, written := f.where["regions."+string(name)+".repository.path_style"]; !written {
+				repo.PathStyle = repo.Endpoint != ""
+			}
 		}
 	}
 	for name, n := range f.Nodes {

@@ -20,6 +20,8 @@ type Fleet struct {
 	Mirror  Mirror                     `yaml:"mirror" jsonschema_description:"What is mirrored between the regions' Kafka clusters."`
 	Roles   map[topology.Role]Role     `yaml:"roles" jsonschema_description:"What exactly one region may do. None: holdfast holds no leases and moves nothing."`
 	Timing  Timing                     `yaml:"timing" jsonschema_description:"Leases, elections and probes. The defaults hold together; change them together."`
+	Backup  *Backup                    `yaml:"backup" jsonschema_description:"Which recovery sets are taken, and when. Absent: none."`
+	Drill   *Drill                     `yaml:"drill" jsonschema_description:"How recovery sets are proven, and when. Absent: not."`
 	where   map[string]place           // where each key stands, by path
 	file    string                     // as given to Load or Parse
 	_       struct{}                   `yaml:"-"` // named fields only
@@ -50,6 +52,8 @@ type TLS struct {
 type Region struct {
 	Kafka      *Kafka      `yaml:"kafka" jsonschema_description:"The region's Kafka cluster. Needed in each region once there are two."`
 	ClickHouse *ClickHouse `yaml:"clickhouse" jsonschema_description:"The region's ClickHouse."`
+	Postgres   *Postgres   `yaml:"postgres" jsonschema_description:"The region's PostgreSQL. For backups alone: it is not replicated or promoted yet."`
+	Repository *Repository `yaml:"repository" jsonschema_description:"Where the region's recovery sets are kept."`
 }
 
 // Kafka says how to reach a cluster.
@@ -75,7 +79,10 @@ type ClickHouse struct {
 	User      string   `yaml:"user" agree:"-" jsonschema_description:"Name of the user."`
 	Password  Secret   `yaml:"password" agree:"-" jsonschema_description:"Reference to the password. Absent: empty."`
 	TLS       *TLS     `yaml:"tls" agree:"-" jsonschema_description:"Encrypt; {} trusts the host's own roots. Absent: plain text."`
-	Follow    Follow   `yaml:"follow" jsonschema_description:"How this store follows while the region stands by. shadow: consumers run here too, over mirrored topics. restore: from sets. external: its own replication."`
+	// The two that follow are for backups.
+	BackupCollection string   `yaml:"backup_collection" jsonschema_description:"For backups: name of the named collection on the server whose URL is the root (bucket and prefix) of this region's repository."`
+	Databases        []string `yaml:"databases" jsonschema_description:"For backups: which databases are taken. Absent: database."`
+	Follow           Follow   `yaml:"follow" jsonschema_description:"How this store follows while the region stands by. shadow: consumers run here too, over mirrored topics. restore: from sets. external: its own replication."`
 }
 
 // Mirror says what is copied between the regions' Kafka clusters. Topics whose

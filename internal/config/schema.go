@@ -7,6 +7,8 @@ import (
 	"reflect"
 
 	"github.com/invopop/jsonschema"
+
+	"github.com/holdfast-dr/holdfast/internal/schedule"
 )
 
 // Schema is the JSON Schema of the fleet file, for editors and reviews. It
@@ -43,13 +45,15 @@ func mapType(t reflect.Type) *jsonschema.Schema {
 		return &jsonschema.Schema{Type: "string", Format: "regex"}
 	case t == reflect.TypeFor[Rate]():
 		return &jsonschema.Schema{Type: "string", Pattern: `^[0-9.]+ ?([kKMG]i?)?B(/s)?$`, Examples: []any{"50MB/s"}}
+	case t == reflect.TypeFor[schedule.Schedule]():
+		return &jsonschema.Schema{Type: "string", Examples: []any{"17 * * * *", "@daily"}}
 	case t.Implements(wordType):
 		w, ok := reflect.Zero(t).Interface().(word)
 		if !ok {
 			return nil
 		}
 		s := &jsonschema.Schema{Type: "string"}
-		for _, spelling := range w.spellings() {
+		for _, spelling := range w.Spellings() {
 			s.Enum = append(s.Enum, spelling)
 		}
 		return s

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/holdfast-dr/holdfast/backup"
 )
 
 // Mode says whether holdfast drives anything.
@@ -50,14 +52,24 @@ const (
 )
 
 // word is a text with a fixed list of spellings.
-type word interface{ spellings() []string }
+type word interface{ Spellings() []string }
 
-func (Mode) spellings() []string { return []string{string(Active), string(Observe)} }
-func (Follow) spellings() []string {
+// Engine names a kind of store that a recovery set can contain.
+type Engine string
+
+func (Engine) Spellings() []string {
+	var names []string
+	for _, e := range backup.Engines() {
+		names = append(names, string(e))
+	}
+	return names
+}
+func (Mode) Spellings() []string { return []string{string(Active), string(Observe)} }
+func (Follow) Spellings() []string {
 	return []string{string(Shadow), string(Restore), string(External)}
 }
-func (QuorumLoss) spellings() []string { return []string{string(Hold), string(Demote)} }
-func (Mechanism) spellings() []string {
+func (QuorumLoss) Spellings() []string { return []string{string(Hold), string(Demote)} }
+func (Mechanism) Spellings() []string {
 	return []string{string(Plain), string(ScramSHA256), string(ScramSHA512)}
 }
 
