@@ -7,6 +7,10 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/topology"
 )
 
+// ReportFormat is the version of reports that this binary writes. A reader
+// refuses a higher one.
+const ReportFormat = 1
+
 // Report is what one drill found. It is stored beside the set it is about,
 // signed like a seal.
 type Report struct {
@@ -17,6 +21,7 @@ type Report struct {
 	Set     backup.SetID    `json:"set"`
 	Seal    backup.Digest   `json:"seal"`   // digest of the seal that was drilled
 	Region  topology.Region `json:"region"` // whose stores the set holds
+	Sealed  time.Time       `json:"sealed"` // when the set was
 	Vault   string          `json:"vault"`
 	By      topology.Node   `json:"by"` // who drilled
 	Started time.Time       `json:"started"`
@@ -40,8 +45,19 @@ type Report struct {
 	Stages   []Stage   `json:"stages"`
 	Engines  []Proven  `json:"engines"`
 	Controls []Control `json:"controls"`
+	// Findings are damaged objects, or groups whose offsets lead to the wrong place.
 	Findings []Finding `json:"findings,omitempty"`
-	Notes    []string  `json:"notes,omitempty"`
+	// Left is what the drill could not remove. It is a matter for the operator
+	// and says nothing about the set, so it does not change OK.
+	Left  []Leftover `json:"left,omitempty"`
+	Notes []string   `json:"notes,omitempty"`
+}
+
+// Leftover is a place that is still there though it should not be.
+type Leftover struct {
+	Engine backup.Engine `json:"engine"`
+	Where  string        `json:"where"`
+	Why    string        `json:"why"`
 }
 
 // Whose fault a failed drill is.
