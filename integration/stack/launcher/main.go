@@ -30,7 +30,7 @@ func main() {
 }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: launcher hold PROGRAM ARGS... | launcher clickhouse LIB PUBLIC INNER ARGS...")
+	fmt.Fprintln(os.Stderr, "usage: launcher hold [-as UID [-reach]] PROGRAM ARGS... | launcher clickhouse LIB PUBLIC INNER ARGS...")
 	os.Exit(2)
 }
 
