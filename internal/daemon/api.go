@@ -146,6 +146,9 @@ func (d *Daemon) report() report {
 	if d.mirrors != nil {
 		r.Links = d.mirrors.reports()
 	}
+	if d.runs != nil {
+		r.Runs = d.runs.report()
+	}
 	r.Clock = d.clock.Now() // last: the rest took its time
 	return r
 }

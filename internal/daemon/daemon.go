@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/holdfast-dr/holdfast/backup"
 	"github.com/holdfast-dr/holdfast/consensus"
 	"github.com/holdfast-dr/holdfast/consensus/raft"
 	"github.com/holdfast-dr/holdfast/failover"
@@ -30,6 +31,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/clock"
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/httpapi"
+	"github.com/holdfast-dr/holdfast/internal/recovery"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 )
 
@@ -69,6 +71,7 @@ type Daemon struct {
 	keeper   *keeper
 	leader   *leader
 	mirrors  *mirrors // nil on a witness
+	runs     *runs    // nil on a witness
 	regions  map[topology.Region]*region
 	reg      *prometheus.Registry
 	former   time.Time // a former life of this daemon had ended by then; zero: there was none
@@ -129,7 +132,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	for name, n := range fleet.Nodes {
 		peers[name] = n.Peer
 	}
-	port, err := raft.Listen(raft.PortConfig{Listen: me.Listen, Identity: identity, Peers: peers, Dial: dialer(me), Log: log})
+	port, err := raft.Listen(raft.PortConfig{Listen: me.Listen, Identity: identity, Peers: peers, Dial: recovery.Dialer(me), Log: log})
 	if err != nil {
 		return fmt.Errorf("%w; the address is nodes.%s.listen", err, d.node)
 	}
@@ -162,6 +165,14 @@ func Run(ctx context.Context, o Options) (err error) {
 		if err := d.openMirrors(); err != nil {
 			return err
 		}
+		host, err := recovery.NewHost(recovery.Options{Fleet: fleet, Node: d.node, Identity: identity, Version: o.Version, Log: log})
+		if err != nil {
+			return err
+		}
+		d.runs = &runs{
+			host: host, fleet: fleet, region: me.Region, clock: d.clock, log: log, propose: d.raft,
+			by: "node " + string(d.node), progress: map[consensus.RunID]backup.Progress{},
+		}
 	}
 	d.mountForward(port)
 	// Whatever answers read is there. As early as may be: a restart must fit
@@ -176,7 +187,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			s, m := agreed(fleet)
 			return &consensus.Configure{Settings: s, Members: m}
 		},
-		transfer: d.raft.TransferTo, add: d.raft.AddMember, remove: d.raft.RemoveMember, digest: fleet.Digest(),
+		transfer: d.raft.TransferTo, add: d.raft.AddMember, remove: d.raft.RemoveMember, digest: fleet.Digest(), jobs: jobsOf(fleet),
 		voters: func() (names []topology.Node) {
 			for _, m := range d.raft.Members() {
 				names = append(names, m.Node)
@@ -252,7 +263,7 @@ func (d *Daemon) startRegion(ctx context.Context, wg *sync.WaitGroup) error {
 	if err != nil {
 		return err
 	}
-	runners := slices.Concat(roleRunners(d.keeper), steps.Runners(here{d.mirrors}, d.raft, "node "+string(d.node)), driver.Runners())
+	runners := slices.Concat(roleRunners(d.keeper), steps.Runners(here{d.mirrors}, d.raft, "node "+string(d.node)), driver.Runners(), d.runs.runners())
 	a, err := agent.New(agent.Config{
 		Node: d.node, Region: d.me.Region, Session: d.session, Version: d.version, State: d.raft, Propose: d.raft,
 		Runners: runners, Log: d.log, Metrics: d.reg,
@@ -261,6 +272,10 @@ func (d *Daemon) startRegion(ctx context.Context, wg *sync.WaitGroup) error {
 		return err
 	}
 	wg.Go(func() { d.mirrors.run(ctx, d.raft.Watch(ctx)) })
+	if d.fleet.Drill != nil && d.fleet.Drill.Region == d.me.Region {
+		ours := func() bool { return d.raft.State().Sessions[d.node].ID == d.session }
+		wg.Go(func() { d.runs.sweep(ctx, ours, d.raft.State) })
+	}
 	wg.Go(func() {
 		// No lease waits for a hook that does not want to end.
 		if err := driver.Recover(ctx); err != nil {

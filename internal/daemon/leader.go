@@ -33,7 +33,8 @@ const (
 )
 
 // leader is what a member does while it leads: count leases out, walk plans,
-// start automatic ones, and hand leadership to a better place.
+// start automatic ones and what is scheduled, and hand leadership to a better
+// place.
 type leader struct {
 	node     topology.Node
 	clock    clock.Clock
@@ -50,6 +51,7 @@ type leader struct {
 	add      func(ctx context.Context, n topology.Node) error
 	remove   func(ctx context.Context, n topology.Node) error
 	digest   string // of our fleet file
+	jobs     []job
 }
 
 func (l *leader) body(by string, b consensus.Body) consensus.Command {
@@ -67,6 +69,7 @@ func (l *leader) work(ctx context.Context) error {
 	wg.Go(func() { l.drive(ctx) })
 	wg.Go(func() { l.place(ctx) })
 	wg.Go(func() { l.admit(ctx) })
+	wg.Go(func() { l.schedule(ctx) })
 	wg.Wait()
 	return ctx.Err()
 }

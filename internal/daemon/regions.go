@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -18,17 +17,10 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/clock"
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/kafka"
+	"github.com/holdfast-dr/holdfast/internal/recovery"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 	mirror "github.com/holdfast-dr/holdfast/replicate/kafka"
 )
-
-// dialer connects through this node's address map.
-func dialer(me config.Node) func(ctx context.Context, network, address string) (net.Conn, error) {
-	d := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		return d.DialContext(ctx, network, me.Dial(address))
-	}
-}
 
 // region is one region's stores, as reached from this node. A store that is
 // down makes its checks fail; the clients stay and reconnect.
@@ -52,37 +44,20 @@ type region struct {
 }
 
 func openRegion(name topology.Region, f *config.Fleet, me config.Node, clk clock.Clock, log *slog.Logger) (*region, error) {
-	dial := dialer(me)
+	dial := recovery.Dialer(me)
 	r := &region{
 		name: name, broken: map[string]clock.Instant{}, clock: clk, interval: f.Timing.Probe.Interval, timeout: f.Timing.Probe.Timeout, log: log.With("region", name),
 		http: &http.Client{Timeout: f.Timing.Probe.Timeout, Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}},
 	}
 	conf := f.Regions[name]
 	var err error
-	if k := conf.Kafka; k != nil {
-		kc := kafka.Config{
-			Name: string(name), Brokers: k.Brokers, Dial: dial, ClusterID: k.ClusterID, Logger: log.With("store", "kafka", "region", name),
-			DialTimeout: 3 * time.Second, RequestTimeout: 5 * time.Second, RetryTimeout: 10 * time.Second,
-		}
-		if k.TLS != nil {
-			kc.TLS = &kafka.TLS{CAFile: k.TLS.CA, CertFile: k.TLS.Cert, KeyFile: k.TLS.Key}
-		}
-		if k.SASL != nil {
-			kc.SASL = &kafka.SASL{Mechanism: kafka.Mechanism(k.SASL.Mechanism), User: k.SASL.User, Password: k.SASL.Password.Resolve}
-		}
-		if r.kafka, err = kafka.Open(kc); err != nil {
+	if conf.Kafka != nil {
+		if r.kafka, err = recovery.OpenKafka(name, conf.Kafka, dial, log); err != nil {
 			return nil, err
 		}
 	}
-	if c := conf.ClickHouse; c != nil {
-		cc := clickhouse.Config{Name: string(name), Addresses: c.Addresses, Database: c.Database, User: c.User, Dial: dial, DialTimeout: 3 * time.Second}
-		if !c.Password.IsZero() {
-			cc.Password = c.Password.Resolve
-		}
-		if c.TLS != nil {
-			cc.TLS = &clickhouse.TLS{CAFile: c.TLS.CA, CertFile: c.TLS.Cert, KeyFile: c.TLS.Key}
-		}
-		if r.clickhouse, err = clickhouse.Open(cc); err != nil {
+	if conf.ClickHouse != nil {
+		if r.clickhouse, err = recovery.OpenClickHouse(name, conf.ClickHouse, dial); err != nil {
 			r.close()
 			return nil, err
 		}

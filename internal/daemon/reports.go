@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/backup"
 	"github.com/holdfast-dr/holdfast/consensus"
 	"github.com/holdfast-dr/holdfast/failover"
 	"github.com/holdfast-dr/holdfast/internal/clock"
@@ -28,17 +29,18 @@ const (
 // report is what a daemon tells its peers about itself, twice a second. It is
 // soft: plans and people read it, no lease rests on it.
 type report struct {
-	Node     topology.Node                   `json:"node"`
-	Region   topology.Region                 `json:"region,omitempty"`
-	Version  string                          `json:"version"`
-	Digest   string                          `json:"digest"` // of the fleet file it runs by
-	Clock    clock.Instant                   `json:"clock"`  // its CLOCK_BOOTTIME when sent
-	Boot     string                          `json:"boot"`
-	Probes   map[topology.Region]probeReport `json:"probes"` // its own region's among them
-	Leases   map[topology.Role]leaseReport   `json:"leases"`
-	Guards   []failover.Guard                `json:"guards,omitempty"`
-	Links    map[consensus.LinkID]linkReport `json:"links,omitempty"`
-	Findings []reportFinding                 `json:"findings,omitempty"`
+	Node     topology.Node                       `json:"node"`
+	Region   topology.Region                     `json:"region,omitempty"`
+	Version  string                              `json:"version"`
+	Digest   string                              `json:"digest"` // of the fleet file it runs by
+	Clock    clock.Instant                       `json:"clock"`  // its CLOCK_BOOTTIME when sent
+	Boot     string                              `json:"boot"`
+	Probes   map[topology.Region]probeReport     `json:"probes"` // its own region's among them
+	Leases   map[topology.Role]leaseReport       `json:"leases"`
+	Guards   []failover.Guard                    `json:"guards,omitempty"`
+	Links    map[consensus.LinkID]linkReport     `json:"links,omitempty"`
+	Runs     map[consensus.RunID]backup.Progress `json:"runs,omitempty"` // that this node works on
+	Findings []reportFinding                     `json:"findings,omitempty"`
 }
 
 type reportFinding struct {

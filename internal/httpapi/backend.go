@@ -27,6 +27,7 @@ type Backend interface {
 
 	Failover
 	Mirror
+	Recovery
 	Configuration
 
 	// Guard answers a guarded process about its role, from memory: it is

@@ -22,7 +22,7 @@ const (
 	Client      Layer = "client leaf"   // internal/kafka, ...: the only places that dial a store
 	Driver      Layer = "driver"        // DOMAIN/NAME: they do
 	Suite       Layer = "test suite"    // DOMAIN/DOMAINtest: the contract that drivers must pass
-	Daemon      Layer = "daemon"        // internal/daemon: wires everything
+	Daemon      Layer = "daemon"        // internal/daemon, internal/recovery: they wire
 	Command     Layer = "command"       // cmd/holdfast
 	Integration Layer = "integration"   // tests, rig and demo on real services
 	House       Layer = "house keeping" // internal/tidy
@@ -117,7 +117,7 @@ func layerOf(dir string) Layer {
 		return Command
 	case first == "integration":
 		return Integration
-	case within(dir, "internal/daemon"):
+	case within(dir, "internal/daemon"), within(dir, "internal/recovery"):
 		return Daemon
 	case within(dir, "internal/tidy"):
 		return House
