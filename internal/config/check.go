@@ -39,7 +39,7 @@ func (f *Fleet) check(tainted map[string]bool) Problems {
 		name  string
 		check func()
 	}{
-		{"cluster", c.cluster}, {"nodes", c.nodes}, {"regions", c.regions}, {"mirror", c.mirror}, {"roles", c.roles}, {"timing", c.timing},
+		{"cluster", c.cluster}, {"nodes", c.nodes}, {"regions", c.regions}, {"mirror", c.mirror}, {"roles", c.roles}, {"timing", c.timing}, {"backup", c.backup}, {"drill", c.drill},
 	} {
 		if !tainted[s.name] {
 			s.check()
@@ -47,6 +47,12 @@ func (f *Fleet) check(tainted map[string]bool) Problems {
 	}
 	if !tainted["nodes"] && !tainted["regions"] && !tainted["roles"] && !tainted["timing"] {
 		c.relations()
+	}
+	if !tainted["nodes"] && !tainted["regions"] && !tainted["backup"] {
+		c.backups()
+		if !tainted["drill"] {
+			c.drills()
+		}
 	}
 	return c.problems
 }
@@ -141,6 +147,7 @@ func (c *checker) regions() {
 			c.need(path+".clickhouse.database", ch.Database, "")
 			c.need(path+".clickhouse.user", ch.User, "")
 		}
+		c.backedUp(path, r)
 	}
 }
 
@@ -292,10 +299,10 @@ func (c *checker) storeTLS(path string, t *TLS) {
 	}
 }
 
-func sorted[V any](m map[string]V) []string {
+func sorted[K ~string, V any](m map[K]V) []string {
 	names := make([]string, 0, len(m))
 	for name := range m {
-		names = append(names, name)
+		names = append(names, string(name))
 	}
 	slices.Sort(names)
 	return names

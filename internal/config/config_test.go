@@ -222,27 +222,6 @@ func TestParse_WrittenZeroWinsOverDefault(t *testing.T) {
 	}
 }
 
-func TestMirror_SelectsByWholeNames(t *testing.T) {
-	f, err := Load(samplePath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := f.Mirror
-	for topic, want := range map[string]bool{"events": true, "uptime-results": false, "my-uptime-results": true, "__consumer_offsets": false, "__holdfast": false} {
-		if m.Mirrored(topic) != want {
-			t.Errorf("Mirrored(%q) is %v", topic, !want)
-		}
-	}
-	for group, want := range map[string]bool{"ingest-consumer": true, "debug-x": false, "snuba-consumers": false} {
-		if m.Synced(group) != want {
-			t.Errorf("Synced(%q) is %v", group, !want)
-		}
-	}
-	if !m.Local("snuba-consumers") || m.Local("my-snuba-consumers") {
-		t.Error("Local does not match whole names")
-	}
-}
-
 func TestDial_FollowsVia(t *testing.T) {
 	f, err := Load(samplePath)
 	if err != nil {

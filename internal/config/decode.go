@@ -12,6 +12,8 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/holdfast-dr/holdfast/internal/schedule"
 )
 
 // notYet are the keys of the format that this version knows and does not
@@ -269,6 +271,9 @@ func (d *decoder) text(node ast.Node, path string, v reflect.Value) {
 		why, try := "", ""
 		if v.Type() == reflect.TypeFor[Secret]() {
 			why, try = "the fleet file is kept in git and copied to every region", "put the secret into a file of mode 0640 and write file:/etc/holdfast/NAME"
+		}
+		if v.Type() == reflect.TypeFor[schedule.Schedule]() {
+			try = `"17 * * * *" is 17 minutes past each hour, "0 4 * * 0" is Sunday at 4 UTC; or @hourly, @daily, @weekly`
 		}
 		d.refuse(node, path, err.Error(), why, try)
 	}

@@ -24,4 +24,10 @@
 //	show.go      the fleet in effect, for people and programs
 //	agreed.go    what all nodes must agree on, and its digest
 //	schema.go    the JSON Schema for editors
+//
+// Backups and drills have files of their own:
+//
+//	recovery.go        their types, and questions about them
+//	recovery_check.go  what they must hold; production is no drill's target
+//	recovery_host.go   whether what they need is on this host
 package config

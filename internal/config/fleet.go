@@ -249,17 +249,3 @@ func (n Node) Dial(address string) string {
 	}
 	return address
 }
-
-// Mirrored reports whether a topic is mirrored. Kafka's own topics and
-// holdfast's, which start with two underscores, never are.
-func (m Mirror) Mirrored(topic string) bool {
-	return !strings.HasPrefix(topic, "__") && matchAny(m.Topics.Include, topic) && !matchAny(m.Topics.Exclude, topic)
-}
-
-// Synced reports whether the offsets of a group are copied.
-func (m Mirror) Synced(group string) bool {
-	return matchAny(m.Groups.Include, group) && !matchAny(m.Groups.Exclude, group) && !m.Local(group)
-}
-
-// Local reports whether a group has offsets of its own in each region.
-func (m Mirror) Local(group string) bool { return matchAny(m.Groups.Local, group) }

@@ -13,7 +13,8 @@ import (
 // CheckHost looks at what the file refers to on this host, as the named node
 // would use it: the node's certificate, the stores' certificates and every
 // secret. A mirror reads the other region and a witness probes both, so each
-// node needs them all. It returns Problems, or an error for an unknown node.
+// node needs them all. What backups and drills need is looked for only on the
+// node that uses it. It returns Problems, or an error for an unknown node.
 // It reads files and the environment, and dials nothing.
 func (f *Fleet) CheckHost(name topology.Node) error {
 	n, err := f.Node(name)
@@ -42,6 +43,7 @@ func (f *Fleet) CheckHost(name topology.Node) error {
 			}
 		}
 	}
+	c.recoveryHost(n)
 	if len(c.problems) > 0 {
 		c.problems.sort()
 		return c.problems

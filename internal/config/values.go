@@ -6,7 +6,6 @@ import (
 	"math"
 	"regexp"
 	resyntax "regexp/syntax"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -109,10 +108,6 @@ func (p *Pattern) UnmarshalText(text []byte) error {
 	}
 	p.text, p.re = string(text), re
 	return nil
-}
-
-func matchAny(patterns []Pattern, name string) bool {
-	return slices.ContainsFunc(patterns, func(p Pattern) bool { return p.Match(name) })
 }
 
 // Rate is a number of bytes per second; 0 means without a limit.
