@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -27,12 +29,23 @@ type ClickHouseOptions struct {
 	Password string // default "sentry"
 	Database string // made at start; default "sentry"
 
+	// Collections are the named collections of the server: places in S3 that a
+	// statement names, as in BACKUP ... TO S3(name, 'path'), so that it need
+	// not hold the keys.
+	Collections map[string]Collection
+
 	// MemoryBytes caps what the server allows itself; default 1 GiB.
 	MemoryBytes int64
 	// Config is raw XML, added inside <clickhouse> of the main file.
 	Config string
 
 	Progress io.Writer // plain lines; nil: silence
+}
+
+// Collection is a place in S3 and the keys to it.
+type Collection struct {
+	URL                  string // of a bucket, or of a folder in it
+	AccessKey, SecretKey string
 }
 
 // ClickHouse is one server.
@@ -53,6 +66,11 @@ func StartClickHouse(ctx context.Context, o ClickHouseOptions) (*ClickHouse, err
 		}
 		if what != "password" && !identifier.MatchString(*name) {
 			return nil, fmt.Errorf("start ClickHouse: %s %q is no plain name; use letters, digits and underscores", what, *name)
+		}
+	}
+	for name := range o.Collections {
+		if !identifier.MatchString(name) {
+			return nil, fmt.Errorf("start ClickHouse: collection %q is no plain name; use letters, digits and underscores", name)
 		}
 	}
 	if o.Name == "" {
@@ -120,7 +138,7 @@ func (c *ClickHouse) prepare(o ClickHouseOptions, lib, launcher string) error {
 	// The engine starts with its defaults when the file is not there, without
 	// a word; so it is written each time.
 	config := filepath.Join(c.dir, "config.xml")
-	if err := os.WriteFile(config, o.config(), 0o644); err != nil {
+	if err := os.WriteFile(config, o.config(), 0o600); err != nil {
 		return fmt.Errorf("write the configuration of %s: %w", c.name, err)
 	}
 	if err := os.WriteFile(filepath.Join(c.dir, "users.xml"), o.users(), 0o600); err != nil {
@@ -153,9 +171,26 @@ func (o ClickHouseOptions) config() []byte {
   <number_of_free_entries_in_pool_to_execute_mutation>2</number_of_free_entries_in_pool_to_execute_mutation>
   <number_of_free_entries_in_pool_to_execute_optimize_entire_partition>2</number_of_free_entries_in_pool_to_execute_optimize_entire_partition>
  </merge_tree>
- %s
+ %s%s
 </clickhouse>
-`, o.MemoryBytes, o.Config)
+`, o.MemoryBytes, o.collections(), o.Config)
+}
+
+// collections go into the file that only the server reads: what CREATE NAMED
+// COLLECTION makes would show its keys in the statement.
+func (o ClickHouseOptions) collections() string {
+	if len(o.Collections) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteString("<named_collections>\n")
+	for _, name := range slices.Sorted(maps.Keys(o.Collections)) {
+		c := o.Collections[name]
+		fmt.Fprintf(&b, "  <%[1]s><url>%[2]s/</url><access_key_id>%[3]s</access_key_id><secret_access_key>%[4]s</secret_access_key></%[1]s>\n",
+			name, escape(strings.TrimSuffix(c.URL, "/")), escape(c.AccessKey), escape(c.SecretKey))
+	}
+	b.WriteString(" </named_collections>\n ")
+	return b.String()
 }
 
 // users makes our user. The engine's own session logs in as default, without a
