@@ -9,8 +9,9 @@
 //
 // The files:
 //
-//	config.go  what a cluster needs to be reached, checked as a whole
-//	client.go  Open, Ping, Close
-//	dial.go    TCP, address maps, TLS
-//	log.go     franz-go's log lines as slog records
+//	config.go   what a cluster needs to be reached, checked as a whole
+//	client.go   Open, Ping, Close
+//	commits.go  the committed offsets of groups, whole or not at all
+//	dial.go     TCP, address maps, TLS
+//	log.go      franz-go's log lines as slog records
 package kafka

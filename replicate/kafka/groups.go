@@ -2,14 +2,12 @@ package kafka
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/holdfast-dr/holdfast/internal/kafka"
 	"github.com/holdfast-dr/holdfast/internal/topology"
@@ -18,9 +16,6 @@ import (
 
 const (
 	groupsTimeout = 30 * time.Second
-	groupsChunk   = 100 // groups in one offset request
-	groupTries    = 20  // for errors that pass by themselves
-	groupWait     = 250 * time.Millisecond
 	// groupsRenew is how often unchanged offsets are written again, so that an
 	// idle group at the target does not expire (offsets.retention.minutes is 7
 	// days by default).
@@ -205,71 +200,28 @@ func groupFacts(ctx context.Context, source, target *kafka.Client, opt SyncOptio
 	return f, nil
 }
 
-// readCommits reads the committed offsets of all these groups; a group without
-// any has an empty entry. Coordinators move, and a fresh cluster has none until
-// it was asked for the first time, so what passes by itself is waited for.
+// readCommits reads the committed offsets of all these groups, whole or not at
+// all; a group without any has an empty entry.
 func readCommits(ctx context.Context, cl *kafka.Client, groups []string) (map[string]replicate.Commits, error) {
-	out := make(map[string]replicate.Commits, len(groups))
-	for chunk := range slices.Chunk(groups, groupsChunk) {
-		err := untilSettled(ctx, func() error { return readSomeCommits(ctx, cl, chunk, out) })
-		if err != nil {
-			return nil, err
-		}
+	got, err := cl.Commits(ctx, groups)
+	if err != nil {
+		return nil, err
 	}
-	return out, nil
-}
-
-func readSomeCommits(ctx context.Context, cl *kafka.Client, groups []string, out map[string]replicate.Commits) error {
-	got := cl.Admin.FetchManyOffsets(ctx, groups...)
-	for _, group := range groups {
-		one, ok := got[group]
-		if !ok {
-			return fmt.Errorf("read offsets of group %s in kafka %s: %w", group, cl.Name(), errNoAnswer)
-		}
-		if errors.Is(one.Err, kerr.GroupIDNotFound) { // newer brokers say so where older ones list nothing
-			out[group] = replicate.Commits{}
-			continue
-		}
-		if one.Err != nil {
-			return fmt.Errorf("read offsets of group %s in kafka %s: %w", group, cl.Name(), one.Err)
-		}
-		commits := replicate.Commits{}
-		var bad error
-		one.Fetched.Each(func(o kadm.OffsetResponse) {
-			if o.Err != nil {
-				bad = errors.Join(bad, fmt.Errorf("%s/%d: %w", o.Topic, o.Partition, o.Err))
-			} else if o.At >= 0 {
-				commits[topology.Partition{Topic: o.Topic, Partition: o.Partition}] = replicate.Commit{Offset: o.At, Metadata: o.Metadata}
-			}
-		})
-		if bad != nil {
-			return fmt.Errorf("read offsets of group %s in kafka %s: %w", group, cl.Name(), bad)
+	out := make(map[string]replicate.Commits, len(got))
+	for group, offsets := range got {
+		commits := make(replicate.Commits, len(offsets))
+		for _, o := range offsets {
+			commits[topology.Partition{Topic: o.Topic, Partition: o.Partition}] = replicate.Commit{Offset: o.At, Metadata: o.Metadata}
 		}
 		out[group] = commits
 	}
-	return nil
-}
-
-// untilSettled tries again while Kafka itself says that the error passes.
-func untilSettled(ctx context.Context, do func() error) error {
-	for try := 1; ; try++ {
-		err := do()
-		var kafkaErr *kerr.Error
-		if err == nil || try == groupTries || !errors.As(err, &kafkaErr) || !kafkaErr.Retriable {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(groupWait):
-		}
-	}
+	return out, nil
 }
 
 // writeCommits writes the offsets of one group and says which were refused.
 func writeCommits(ctx context.Context, cl *kafka.Client, group string, os kadm.Offsets) map[topology.Partition]string {
 	var refused map[topology.Partition]string
-	_ = untilSettled(ctx, func() error { // the last try's answers are in refused
+	_ = kafka.UntilSettled(ctx, func() error { // the last try's answers are in refused
 		refused = map[topology.Partition]string{}
 		resp, err := cl.Admin.CommitOffsets(ctx, group, os)
 		first := err
