@@ -170,13 +170,17 @@ type ClickHousePartition struct {
 
 // PostgresPart is a base backup with the WAL that makes it consistent.
 type PostgresPart struct {
-	SystemID string          `json:"system_id"`
-	Timeline uint32          `json:"timeline"`
-	StartLSN string          `json:"start_lsn"`
-	EndLSN   string          `json:"end_lsn"`
-	Files    []PostgresFile  `json:"files"`
-	Dirs     []PostgresDir   `json:"dirs"`
-	Census   []PostgresTable `json:"census"` // ordered by database, schema and name
+	SystemID string `json:"system_id"`
+	Timeline uint32 `json:"timeline"`
+	StartLSN string `json:"start_lsn"`
+	EndLSN   string `json:"end_lsn"`
+	// Superuser is a role that may do everything in a restored cluster; its
+	// name is not always postgres. Empty: not known.
+	Superuser string `json:"superuser,omitempty"`
+
+	Files  []PostgresFile  `json:"files"`
+	Dirs   []PostgresDir   `json:"dirs"`
+	Census []PostgresTable `json:"census"` // ordered by database, schema and name
 }
 
 // PostgresFile is one file of the data directory. It consists of the pieces

@@ -1,0 +1,80 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/holdfast-dr/holdfast/internal/postgres"
+)
+
+// server is what is asked over SQL before a backup begins.
+type server struct {
+	superuser string // the first one that may log in; empty: not known
+	notes     []string
+}
+
+// oldest is the first major version whose framing was tried.
+const oldest = 14
+
+// ask looks at the cluster; it refuses what a base backup would not carry.
+func ask(ctx context.Context, c *postgres.Client) (s server, err error) {
+	conn, err := c.Connect(ctx, "")
+	if err != nil {
+		return s, err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	rows, err := conn.Query(ctx, `SELECT spcname || ' at ' || pg_catalog.pg_tablespace_location(oid) FROM pg_catalog.pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY 1`)
+	if err != nil {
+		return s, fmt.Errorf("list the tablespaces of postgres %s: %w", c.Name(), err)
+	}
+	spaces, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return s, fmt.Errorf("list the tablespaces of postgres %s: %w", c.Name(), err)
+	}
+	if len(spaces) > 0 {
+		return s, spacesRefused(c.Name(), spaces)
+	}
+	err = conn.QueryRow(ctx, `SELECT rolname::text FROM pg_catalog.pg_roles WHERE rolsuper AND rolcanlogin ORDER BY oid LIMIT 1`).Scan(&s.superuser)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return s, fmt.Errorf("ask postgres %s for its superuser: %w", c.Name(), err)
+	}
+	// Where the configuration lies is for privileged roles; not knowing it
+	// costs a note only.
+	var data, conf string
+	err = conn.QueryRow(ctx, `SELECT pg_catalog.current_setting('data_directory'), pg_catalog.current_setting('config_file')`).Scan(&data, &conf)
+	if err == nil && !strings.HasPrefix(conf, data+"/") {
+		s.notes = append(s.notes, "the server's configuration is not in its data directory and so not in this backup: "+conf+" and pg_hba.conf")
+	}
+	return s, ctx.Err()
+}
+
+func spacesRefused(name string, spaces []string) error {
+	return fmt.Errorf("back up postgres %s: tablespaces outside of the data directory are not supported yet: %s (move what is in them with ALTER TABLE … SET TABLESPACE pg_default and drop them)",
+		name, strings.Join(spaces, ", "))
+}
+
+// identify asks a replication connection which cluster it is.
+func identify(ctx context.Context, conn *pgconn.PgConn) (system string, err error) {
+	results, err := conn.Exec(ctx, "IDENTIFY_SYSTEM").ReadAll()
+	if err != nil {
+		return "", fmt.Errorf("identify the system: %w", err)
+	}
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) < 3 {
+		return "", errors.New("identify the system: the answer is not one row of three fields")
+	}
+	return string(results[0].Rows[0][0]), nil
+}
+
+// command is BASE_BACKUP as the version wants it.
+func command(major int, label string) string {
+	label = "'" + strings.ReplaceAll(label, "'", "") + "'"
+	if major < 15 {
+		return "BASE_BACKUP LABEL " + label + " PROGRESS FAST WAL TABLESPACE_MAP MANIFEST 'yes' MANIFEST_CHECKSUMS 'SHA256'"
+	}
+	return "BASE_BACKUP (LABEL " + label + ", PROGRESS, CHECKPOINT 'fast', WAL, TABLESPACE_MAP, MANIFEST 'yes', MANIFEST_CHECKSUMS 'SHA256')"
+}
