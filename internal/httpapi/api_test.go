@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/holdfast-dr/holdfast/backup"
 	"github.com/holdfast-dr/holdfast/consensus"
 	"github.com/holdfast-dr/holdfast/failover"
 	"github.com/holdfast-dr/holdfast/internal/clock"
@@ -100,6 +101,31 @@ func (f *fake) MirrorResume(_ context.Context, h MirrorHold, _ string) error {
 func (f *fake) GroupsCheck(_ context.Context, r topology.Region) (GroupsReport, error) {
 	return GroupsReport{}, f.ask("groups %s", r)
 }
+
+func (f *fake) StartBackup(_ context.Context, want StartBackup, _ string) (consensus.RunID, error) {
+	return "01RUN", f.ask("start backup %s %v", want.Region, want.Engines)
+}
+
+func (f *fake) StartDrill(_ context.Context, want StartDrill, _ string) (consensus.RunID, error) {
+	return "01RUN", f.ask("start drill %s %s", want.Of, want.Set)
+}
+
+func (f *fake) CancelRun(_ context.Context, id consensus.RunID, why, _ string) error {
+	return f.ask("cancel %s: %s", id, why)
+}
+
+func (f *fake) Runs(_ context.Context, kind string) (RunList, error) {
+	return RunList{Runs: []Run{{ID: "01RUN", Run: consensus.Run{Kind: kind}}}}, f.ask("runs %s", kind)
+}
+
+func (f *fake) Run(_ context.Context, id consensus.RunID) (Run, error) {
+	return Run{ID: id, Progress: &backup.Progress{Stage: "kafka", Done: 3}}, f.ask("run %s", id)
+}
+
+func (f *fake) Sets(context.Context) (SetList, error) {
+	return SetList{Sets: []SetRow{{ID: "01SET", Set: consensus.Set{Region: "us-east", Digest: "ab"}}}}, f.ask("sets")
+}
+
 func (f *fake) ConfigDrift(context.Context) (ConfigDrift, error) {
 	return ConfigDrift{}, f.ask("drift")
 }
@@ -181,6 +207,29 @@ func TestClient_ReachesEveryOperation(t *testing.T) {
 	must(c.MirrorResume(ctx, MirrorHold{Topics: []string{"events"}}))
 	_, err = c.GroupsCheck(ctx, "")
 	must(err)
+	run, err := c.StartBackup(ctx, StartBackup{Region: "us-east", Engines: []backup.Engine{backup.Kafka}})
+	must(err)
+	if run != "01RUN" {
+		t.Errorf("the backup is run %q", run)
+	}
+	_, err = c.StartDrill(ctx, StartDrill{Of: "us-east", Set: "01SET"})
+	must(err)
+	must(c.CancelRun(ctx, "01RUN", "too slow"))
+	runs, err := c.Runs(ctx, "drill")
+	must(err)
+	if len(runs) != 1 || runs[0].Run.Kind != "drill" {
+		t.Errorf("runs came back as %+v", runs)
+	}
+	one, err := c.Run(ctx, "01RUN")
+	must(err)
+	if one.ID != "01RUN" || one.Progress == nil || one.Progress.Done != 3 {
+		t.Errorf("the run came back as %+v", one)
+	}
+	sets, err := c.Sets(ctx)
+	must(err)
+	if len(sets) != 1 || sets[0].Set.Digest != "ab" {
+		t.Errorf("sets came back as %+v", sets)
+	}
 	_, err = c.ConfigDrift(ctx)
 	must(err)
 	_, err = c.ConfigApply(ctx)
@@ -203,13 +252,14 @@ func TestClient_ReachesEveryOperation(t *testing.T) {
 		"run reseed us-east [], hash feedfeedfeed",
 		"plans", "plan 01PLAN", "abort 01PLAN: changed my mind", "retry 01PLAN", "ack query",
 		"pause query until 2026-01-02T03:04:05Z: works", "pause query until 0001-01-01T00:00:00Z: ",
-		"mirror", "mirror pause eu-west", "mirror resume  [events]", "groups ", "drift", "apply", "guard g1 ingestion",
+		"mirror", "mirror pause eu-west", "mirror resume  [events]", "groups ",
+		"start backup us-east [kafka]", "start drill us-east 01SET", "cancel 01RUN: too slow", "runs drill", "run 01RUN", "sets", "drift", "apply", "guard g1 ingestion",
 	} {
 		if !strings.Contains(asked, line) {
 			t.Errorf("the backend was never asked %q", line)
 		}
 	}
-	if len(f.asked) != 22 {
+	if len(f.asked) != 28 {
 		t.Errorf("asked %d times:\n%s", len(f.asked), asked)
 	}
 }
@@ -333,6 +383,9 @@ func TestAPI_RefusesWhatItDoesNotKnow(t *testing.T) {
 	if r, p := ask("GET", "/v1/audit?n=1000", ""); r.StatusCode != 422 || p.Code != Usage {
 		t.Errorf("a list without a bound: %d %+v", r.StatusCode, p)
 	}
+	if r, p := ask("POST", "/v1/drills", `{"set":"`+strings.Repeat("A", 27)+`"}`); r.StatusCode != 422 || p.Code != Usage {
+		t.Errorf("a set that can be none: %d %+v", r.StatusCode, p)
+	}
 	if r, p := ask("GET", "/v1/check?regoin=x", ""); r.StatusCode != 422 || !strings.Contains(p.Detail, "regoin") {
 		t.Errorf("an unknown query: %d %+v", r.StatusCode, p)
 	}
@@ -355,10 +408,11 @@ func TestAPI_DescribesEveryOperation(t *testing.T) {
 	slices.Sort(got)
 	want := []string{
 		"GET /v1/audit", "GET /v1/check", "GET /v1/config", "GET /v1/groups", "GET /v1/members", "GET /v1/mirror",
-		"GET /v1/plans", "GET /v1/plans/{id}", "GET /v1/status",
-		"POST /v1/config/apply", "POST /v1/failover/plan", "POST /v1/failover/run", "POST /v1/guard",
+		"GET /v1/plans", "GET /v1/plans/{id}", "GET /v1/runs", "GET /v1/runs/{id}", "GET /v1/sets", "GET /v1/status",
+		"POST /v1/backups", "POST /v1/config/apply", "POST /v1/drills", "POST /v1/failover/plan", "POST /v1/failover/run", "POST /v1/guard",
 		"POST /v1/mirror/pause", "POST /v1/mirror/reseed/plan", "POST /v1/mirror/reseed/run", "POST /v1/mirror/resume",
 		"POST /v1/plans/{id}/abort", "POST /v1/plans/{id}/retry", "POST /v1/roles/{role}/ack", "POST /v1/roles/{role}/pause",
+		"POST /v1/runs/{id}/cancel",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -156,6 +156,46 @@ func (c *Client) GroupsCheck(ctx context.Context, region topology.Region) (Group
 	return get[GroupsReport](ctx, c, "check groups", "/v1/groups"+regionQuery(region))
 }
 
+// StartBackup has a region's daemon take a recovery set now.
+func (c *Client) StartBackup(ctx context.Context, want StartBackup) (consensus.RunID, error) {
+	s, err := post[RunStarted](ctx, c, "start backup", "/v1/backups", want)
+	return s.Run, err
+}
+
+// StartDrill has a daemon prove a recovery set now.
+func (c *Client) StartDrill(ctx context.Context, want StartDrill) (consensus.RunID, error) {
+	s, err := post[RunStarted](ctx, c, "start drill", "/v1/drills", want)
+	return s.Run, err
+}
+
+// CancelRun ends a live backup or drill.
+func (c *Client) CancelRun(ctx context.Context, id consensus.RunID, why string) error {
+	_, err := post[Done](ctx, c, "cancel run", "/v1/runs/"+url.PathEscape(string(id))+"/cancel", Why{why})
+	return err
+}
+
+// Runs returns the backups and drills that the log keeps, live ones first. An
+// empty kind means both.
+func (c *Client) Runs(ctx context.Context, kind string) ([]Run, error) {
+	path := "/v1/runs"
+	if kind != "" {
+		path += "?kind=" + url.QueryEscape(kind)
+	}
+	l, err := get[RunList](ctx, c, "list runs", path)
+	return l.Runs, err
+}
+
+// Run returns one backup or drill.
+func (c *Client) Run(ctx context.Context, id consensus.RunID) (Run, error) {
+	return get[Run](ctx, c, "read run", "/v1/runs/"+url.PathEscape(string(id)))
+}
+
+// Sets returns the headers of the sets that the log keeps, newest first.
+func (c *Client) Sets(ctx context.Context) ([]SetRow, error) {
+	l, err := get[SetList](ctx, c, "list sets", "/v1/sets")
+	return l.Sets, err
+}
+
 // ConfigDrift compares the daemon's fleet file with what is agreed on.
 func (c *Client) ConfigDrift(ctx context.Context) (ConfigDrift, error) {
 	return get[ConfigDrift](ctx, c, "compare the configuration", "/v1/config")

@@ -29,6 +29,7 @@
 //	problem.go    errors, and their codes
 //	api.go        New: the handlers and their description
 //	operations.go each operation of /v1
+//	runs.go       backups and drills: what is asked for and what is kept of them
 //	shown.go      the plans that were shown here, until they expire
 //	operator.go   who asks, by peer credentials
 //	socket.go     ListenUnix, NewServer

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"time"
 
+	"github.com/holdfast-dr/holdfast/backup"
 	"github.com/holdfast-dr/holdfast/consensus"
 	"github.com/holdfast-dr/holdfast/failover"
 	"github.com/holdfast-dr/holdfast/internal/topology"
@@ -49,6 +50,8 @@ type Status struct {
 	Stores     []StoreCell `json:"stores"`
 	Links      []LinkRow   `json:"links"`
 	Plans      []Plan      `json:"plans"` // live ones
+	// Sets has a row for each region that is backed up; empty when none is.
+	Sets []SetStatus `json:"sets,omitempty"`
 	// Findings are what the fields above do not say by themselves. The
 	// command line makes its own findings of stores that are not OK, frozen
 	// ranges, blocked moves, holds, pauses, stuck plans and a missing leader.
@@ -115,6 +118,25 @@ type StoreCell struct {
 	Detail  string          `json:"detail"`         // short when OK: "36 topics", "mirrored", "shadow"; one sentence when not
 	Next    string          `json:"next,omitempty"` // when not OK
 	Seconds float64         `json:"behind_seconds"` // how far behind; -1 when it does not follow, or not known
+}
+
+// SetStatus is what the log knows about the recovery sets of one region.
+type SetStatus struct {
+	Region topology.Region `json:"region"`
+	// Set is the newest one that is sealed; empty: there is none.
+	Set      backup.SetID `json:"set,omitempty"`
+	Sealed   time.Time    `json:"sealed,omitzero"`
+	AgeMs    int64        `json:"age_ms"`   // since it was sealed; -1 without a set
+	Uploaded int64        `json:"uploaded"` // bytes that its run wrote
+	// Proven is when a drill last proved a set of this region, whichever; zero: never.
+	Proven      time.Time    `json:"proven,omitzero"`
+	ProvenSet   backup.SetID `json:"proven_set,omitempty"`
+	ProvenRTOMs int64        `json:"proven_rto_ms,omitempty"`
+	// Failed says why the last drill failed; empty when it did not.
+	Failed string `json:"failed,omitempty"`
+	// NextSlot is the scheduled time of the next set, in the past when it is
+	// late; zero: none is scheduled.
+	NextSlot time.Time `json:"next_slot,omitzero"`
 }
 
 // LinkRow is one mirrored direction, in brief.
