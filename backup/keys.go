@@ -52,3 +52,7 @@ func SessionKey(set SetID, attempt string) string {
 // DrillKey names the sealed report of one drill of a set; the page for people
 // has the ending .md instead.
 func DrillKey(set SetID, run string) string { return DrillPrefix + string(set) + "/" + run + ".json" }
+
+// TombKey marks an object for removal: a blob by its key, a pack by the key of
+// its index. What is marked is never used by a new set.
+func TombKey(key string) string { return TombPrefix + key }

@@ -17,6 +17,8 @@
 //     that use, of our cluster, and (dialling) of the very node that was meant.
 //   - No session is resumed, so an expired certificate ends with its
 //     connections.
+//   - What a node signed is bound to its domain ("seal" is not "report"), and
+//     stays good after the certificate has expired: it is judged as of then.
 //   - Files are read anew when they change; a new set that does not fit
 //     together is not taken, and Check says why.
 //   - Init never replaces a file unless forced, never replaces a CA at all,
@@ -28,5 +30,6 @@
 //	issue.go      the lab CA, node certificates, Init
 //	identity.go   Load, the TLS configurations, reload
 //	verify.go     whose certificate is this, and is it good now?
+//	sign.go       signatures of a node under what it wrote, and who may check them
 //	error.go      Problem, and how it reads
 package certs
