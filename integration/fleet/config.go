@@ -88,13 +88,18 @@ func (f *Fleet) file() ([]byte, error) {
 	regions := yaml.MapSlice{}
 	for _, name := range f.options.Regions {
 		r := f.Regions[name]
-		regions = append(regions, yaml.MapItem{Key: name, Value: yaml.MapSlice{
+		clickhouse := map[string]any{
+			"addresses": []string{r.ClickHouse.Address()}, "database": r.ClickHouse.Database(), "user": r.ClickHouse.User(),
+			"password": clickhousePassword, "follow": "shadow",
+		}
+		if f.options.Backups != nil {
+			clickhouse["backup_collection"] = ownCollection
+		}
+		region := yaml.MapSlice{
 			{Key: "kafka", Value: map[string]any{"brokers": []string{r.Kafka.Bootstrap()}, "cluster_id": r.Kafka.ClusterID()}},
-			{Key: "clickhouse", Value: map[string]any{
-				"addresses": []string{r.ClickHouse.Address()}, "database": r.ClickHouse.Database(), "user": r.ClickHouse.User(),
-				"password": "env:HOLDFAST_TEST_CLICKHOUSE", "follow": "shadow",
-			}},
-		}})
+			{Key: "clickhouse", Value: clickhouse},
+		}
+		regions = append(regions, yaml.MapItem{Key: name, Value: append(region, f.recovery(name)...)})
 	}
 	roles := yaml.MapSlice{}
 	for _, name := range slices.Sorted(maps.Keys(f.options.Roles)) {
@@ -139,6 +144,7 @@ func (f *Fleet) file() ([]byte, error) {
 	if len(roles) > 0 {
 		doc = append(doc, yaml.MapItem{Key: "roles", Value: roles})
 	}
+	doc = append(doc, f.backupSections()...)
 	b, err := yaml.Marshal(doc)
 	if err != nil {
 		return nil, fmt.Errorf("write the fleet file: %w", err)

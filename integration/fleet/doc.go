@@ -9,5 +9,6 @@
 //	fleet.go   Fleet: regions, nodes, links; start and close
 //	node.go    Node: one daemon process, its client and its health listener
 //	config.go  the fleet file
+//	backups.go what recovery sets need: an archive, keys, a place for drills
 //	thread.go  the thread that children are tied to
 package fleet

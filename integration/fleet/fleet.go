@@ -34,6 +34,8 @@ type Options struct {
 	Roles       map[string]RoleOptions
 	Timing      Timing
 	Kafka       string // version
+	Postgres    bool   // one in each region, of the default version
+	Backups     *Backups
 	Env         []string
 	Progress    io.Writer
 }
@@ -43,6 +45,7 @@ type Region struct {
 	Name       string
 	Kafka      *stack.Kafka
 	ClickHouse *stack.ClickHouse
+	Postgres   *stack.Postgres // nil unless Options.Postgres
 }
 
 // Fleet is two regions, a witness, and what lies between them.
@@ -50,7 +53,9 @@ type Fleet struct {
 	Links   *stack.Links
 	Regions map[string]*Region
 	Nodes   map[string]*Node
-	Config  string // path of the fleet file
+	Config  string            // path of the fleet file
+	Archive *stack.S3         // nil unless Options.Backups
+	Drill   *stack.ClickHouse // where drills restore to; nil unless Options.Backups.Drill
 
 	options   Options
 	dir       string
@@ -58,6 +63,8 @@ type Fleet struct {
 	temporary bool
 	addresses map[string][]string // by place, of everything that others dial
 	authority *certs.Authority
+	keys      keys   // of the backups
+	drills    string // where drills make Postgres servers
 }
 
 // Build compiles the product once for a fleet. tags are build tags.
@@ -108,6 +115,9 @@ func Start(ctx context.Context, o Options) (f *Fleet, err error) {
 	if err := os.MkdirAll(f.dir, 0o755); err != nil {
 		return f, err
 	}
+	if err := f.startArchive(ctx); err != nil {
+		return f, err
+	}
 	group, gctx := errgroup.WithContext(ctx)
 	for _, name := range o.Regions {
 		r := &Region{Name: name}
@@ -118,19 +128,34 @@ func Start(ctx context.Context, o Options) (f *Fleet, err error) {
 			return err
 		})
 		group.Go(func() (err error) {
-			r.ClickHouse, err = stack.StartClickHouse(gctx, stack.ClickHouseOptions{Name: "clickhouse-" + name, Dir: filepath.Join(dir, "clickhouse"), Progress: o.Progress})
+			r.ClickHouse, err = stack.StartClickHouse(gctx, stack.ClickHouseOptions{
+				Name: "clickhouse-" + name, Dir: filepath.Join(dir, "clickhouse"), Collections: f.collections(name), Progress: o.Progress})
 			return err
 		})
+		if o.Postgres {
+			group.Go(func() (err error) {
+				r.Postgres, err = stack.StartPostgres(gctx, stack.PostgresOptions{Name: "postgres-" + name, Dir: filepath.Join(dir, "postgres"), Progress: o.Progress})
+				return err
+			})
+		}
 	}
+	group.Go(func() error { return f.startDrill(gctx) })
 	if err := group.Wait(); err != nil {
 		return f, err
 	}
 	for _, name := range o.Regions {
 		r := f.Regions[name]
-		f.addresses[name] = []string{r.Kafka.Bootstrap(), r.ClickHouse.Address()}
+		f.addresses[name] = append(f.addresses[name], r.Kafka.Bootstrap(), r.ClickHouse.Address())
+		if r.Postgres != nil {
+			f.addresses[name] = append(f.addresses[name], r.Postgres.Address())
+		}
 		if err := f.addNode(name+"-1", name, false); err != nil {
 			return f, err
 		}
+	}
+	if f.Drill != nil {
+		region := f.drillOptions().Region
+		f.addresses[region] = append(f.addresses[region], f.Drill.Address())
 	}
 	if err := f.addNode("witness-1", Witness, true); err != nil {
 		return f, err
@@ -180,7 +205,7 @@ func (f *Fleet) writeFiles() error {
 			return err
 		}
 	}
-	return f.WriteConfig()
+	return errors.Join(f.writeKeys(), f.WriteConfig())
 }
 
 func (f *Fleet) certify(n *Node) error {
@@ -277,7 +302,11 @@ func (f *Fleet) Close() error {
 		if r.ClickHouse != nil {
 			errs = append(errs, r.ClickHouse.Close())
 		}
+		if r.Postgres != nil {
+			errs = append(errs, r.Postgres.Close())
+		}
 	}
+	errs = append(errs, f.closeBackups())
 	f.Links.Close()
 	if f.sockets != "" {
 		errs = append(errs, os.RemoveAll(f.sockets))

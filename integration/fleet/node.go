@@ -65,7 +65,7 @@ func (n *Node) Start(ctx context.Context, env ...string) error {
 	defer func() { _ = log.Close() }() // the child has its own
 	cmd := exec.Command(n.fleet.options.Binary, "serve", "--config", cmp.Or(n.Config, n.fleet.Config), "--node", n.Name)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(append(os.Environ(), n.fleet.options.Env...), append(env, "HOLDFAST_TEST_CLICKHOUSE="+n.password())...)
+	cmd.Env = append(append(os.Environ(), n.fleet.options.Env...), append(env, strings.TrimPrefix(clickhousePassword, "env:")+"="+n.password())...)
 	if err := StartTied(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", n.Name, err)
 	}
