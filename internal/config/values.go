@@ -50,26 +50,35 @@ const (
 	ScramSHA512 Mechanism = "scram-sha-512"
 )
 
-// word is a text with a fixed list of spellings.
-type word interface{ Spellings() []string }
-
 // Engine names a kind of store that a recovery set can contain.
 type Engine string
 
+// word is a text with a fixed list of spellings.
+type word interface{ Spellings() []string }
+
+// Spellings lists the modes.
+func (Mode) Spellings() []string { return []string{string(Active), string(Observe)} }
+
+// Spellings lists the ways to follow.
+func (Follow) Spellings() []string {
+	return []string{string(Shadow), string(Restore), string(External)}
+}
+
+// Spellings lists the answers to a lost quorum.
+func (QuorumLoss) Spellings() []string { return []string{string(Hold), string(Demote)} }
+
+// Spellings lists the mechanisms.
+func (Mechanism) Spellings() []string {
+	return []string{string(Plain), string(ScramSHA256), string(ScramSHA512)}
+}
+
+// Spellings lists the engines in the order in which a set takes them.
 func (Engine) Spellings() []string {
 	var names []string
 	for _, e := range backup.Engines() {
 		names = append(names, string(e))
 	}
 	return names
-}
-func (Mode) Spellings() []string { return []string{string(Active), string(Observe)} }
-func (Follow) Spellings() []string {
-	return []string{string(Shadow), string(Restore), string(External)}
-}
-func (QuorumLoss) Spellings() []string { return []string{string(Hold), string(Demote)} }
-func (Mechanism) Spellings() []string {
-	return []string{string(Plain), string(ScramSHA256), string(ScramSHA512)}
 }
 
 // Pattern is a regular expression that must match a whole name.
