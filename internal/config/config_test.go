@@ -73,6 +73,20 @@ func TestLoad_SampleComments_TellTheDefaults(t *testing.T) {
 	if r := f.Roles["ingestion"]; r.LB != role.LB || r.FenceWithin != role.FenceWithin || r.AcceptLoss != role.AcceptLoss {
 		t.Error("the sample's role numbers are not the defaults")
 	}
+	var b Backup
+	b.setDefaults()
+	var d Drill
+	d.setDefaults()
+	var target DrillClickHouse
+	target.setDefaults()
+	var repository Repository
+	repository.setDefaults()
+	if f.Backup.CatchUp != b.CatchUp || f.Backup.Timeout != b.Timeout || f.Drill.CatchUp != d.CatchUp || f.Drill.Timeout != d.Timeout {
+		t.Error("the sample's backup and drill are not the defaults")
+	}
+	if r := f.Regions["us-east"].Repository; r.Region != repository.Region || !r.PathStyle || f.Drill.Target.ClickHouse.DatabasePrefix != target.DatabasePrefix {
+		t.Error("the sample's repository or drill target is not the default")
+	}
 	if n := strings.Count(strings.Join(lines, "\n"), "(default"); n < 15 {
 		t.Errorf("only %d defaults are marked", n)
 	}
