@@ -392,7 +392,10 @@ func TestSchema_KnowsEveryKeyAndIsShipped(t *testing.T) {
 	var schema struct {
 		Properties map[string]any
 		Defs       map[string]struct {
-			Properties           map[string]struct{ Description string }
+			Properties map[string]struct {
+				Description, Type string
+				Items             map[string]any
+			}
 			AdditionalProperties any
 		} `json:"$defs"`
 	}
@@ -408,6 +411,9 @@ func TestSchema_KnowsEveryKeyAndIsShipped(t *testing.T) {
 			known = append(known, key)
 			if p.Description == "" {
 				t.Errorf("%s.%s has no description", name, key)
+			}
+			if slices.Contains([]string{"region", "initial"}, key) && p.Type != "string" || slices.Contains([]string{"of", "regions"}, key) && p.Items["type"] != "string" {
+				t.Errorf("%s.%s is no name of a region", name, key)
 			}
 		}
 	}

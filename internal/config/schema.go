@@ -20,6 +20,7 @@ func Schema() []byte {
 		Anonymous:                  true,
 		ExpandedStruct:             true,
 		Mapper:                     mapType,
+		Namer:                      definition,
 	}
 	schema := r.Reflect(&Fleet{})
 	schema.Title = "holdfast fleet file"
@@ -33,6 +34,15 @@ func Schema() []byte {
 		panic(fmt.Sprintf("config: encode schema: %v", err))
 	}
 	return out.Bytes()
+}
+
+// definition names a type within the schema. The name of a region is no
+// region, though both types are called Region.
+func definition(t reflect.Type) string {
+	if t.Kind() == reflect.String {
+		return t.String() // with its package
+	}
+	return t.Name()
 }
 
 func mapType(t reflect.Type) *jsonschema.Schema {
