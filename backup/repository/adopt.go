@@ -112,15 +112,15 @@ func (r *Repository) hashAll(ctx context.Context, prefix string, found []backup.
 		p.Total += o.Bytes
 	}
 	tell := teller(p, progress)
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(r.c.Concurrency)
 	for n := range found {
-		if ctx.Err() != nil {
+		if gctx.Err() != nil {
 			break
 		}
 		g.Go(func() error {
 			o := &found[n]
-			sum, read, err := r.hash(ctx, prefix+o.Name, tell)
+			sum, read, err := r.hash(gctx, prefix+o.Name, tell)
 			if err == nil && read != o.Bytes {
 				err = fmt.Errorf("%s%s was %d bytes long, and now %d: it is still being written", prefix, o.Name, o.Bytes, read)
 			}
