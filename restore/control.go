@@ -52,7 +52,7 @@ func (j *job) controls(ctx context.Context, seed uint64, r *Report) error {
 type victim struct {
 	kind string
 	key  string
-	m    *backup.Manifest // that needs it; nil for the seal
+	m    *backup.Manifest // that needs it, unless it is the seal
 }
 
 // kinds of objects, with how often each is chosen against the others: most of
@@ -127,46 +127,51 @@ func (j *job) objectControl(ctx context.Context, rnd *rand.Rand) (Control, error
 	}
 	c := Control{Name: "one byte of an object", What: v.kind + " " + v.key}
 	view := j.vault.Corrupted(v.key)
-	set := j.loaded.Seal.Set
-	l, err := Load(ctx, view, set, j.loaded.Digest)
+	l, refusal := Load(ctx, view, j.loaded.Seal.Set, j.loaded.Digest)
 	switch {
-	case err == nil:
-	case v.kind != "seal" && v.kind != "manifest":
-		c.How = "the seal and the manifests could not be read, which were not touched: " + err.Error()
-		return c, nil
+	case v.kind == "seal" || v.kind == "manifest":
+		c.Caught, c.How = j.noticed(ctx, v, refusal)
+	case refusal != nil:
+		c.How = "the seal and the manifests could not be read, which were not touched: " + refusal.Error()
 	default:
-		var wrong *WrongSealError
-		named := strings.Contains(err.Error(), v.key) || v.kind == "seal" && errors.As(err, &wrong)
-		if _, clean := Load(ctx, j.vault, set, j.loaded.Digest); clean != nil {
-			c.How = "it cannot be said, for without the broken byte it fails too: " + clean.Error()
-			return c, nil
-		}
-		c.Caught, c.How = named, err.Error()
-		if !named {
-			c.How = "an error does not name the object: " + c.How
-		}
-		return c, nil
-	}
-	if v.m == nil || v.kind == "manifest" {
-		c.How = "nothing was said"
-		return c, nil
-	}
-	got, err := view.Verify(ctx, l.Manifests[v.m.Engine], true, j.progress)
-	if err != nil {
-		c.How = "it could not be looked at: " + err.Error()
-		return c, nil
-	}
-	for _, f := range got.Findings {
-		if f.Object == v.key {
-			c.Caught, c.How = true, f.Object+" "+f.What
-			return c, nil
-		}
-	}
-	c.How = "nothing was said"
-	if got.Broken > 0 {
-		c.How = fmt.Sprintf("%s, none about this object", count(got.Broken, "finding"))
+		got, refusal := view.Verify(ctx, l.Manifests[v.m.Engine], true, j.progress)
+		c.Caught, c.How = found(v.key, got, refusal)
 	}
 	return c, nil
+}
+
+// noticed says whether a refusal is about the seal or the manifest that was
+// broken. A store that is down refuses too, so the whole one is read once more.
+func (j *job) noticed(ctx context.Context, v victim, refusal error) (caught bool, how string) {
+	if refusal == nil {
+		return false, silence
+	}
+	var wrong *WrongSealError
+	if !strings.Contains(refusal.Error(), v.key) && (v.kind != "seal" || !errors.As(refusal, &wrong)) {
+		return false, "an error does not name the object: " + refusal.Error()
+	}
+	if _, err := Load(ctx, j.vault, j.loaded.Seal.Set, j.loaded.Digest); err != nil {
+		return false, "it cannot be said, for without the broken byte it fails too: " + err.Error()
+	}
+	return true, refusal.Error()
+}
+
+const silence = "nothing was said"
+
+// found says whether the object with this key is among the findings.
+func found(key string, got Verification, err error) (caught bool, how string) {
+	if err != nil {
+		return false, "it could not be looked at: " + err.Error()
+	}
+	for _, f := range got.Findings {
+		if f.Object == key {
+			return true, f.Object + " " + f.What
+		}
+	}
+	if got.Broken > 0 {
+		return false, fmt.Sprintf("%s, none about this object", count(got.Broken, "finding"))
+	}
+	return false, silence
 }
 
 // rowControl changes one row in the target and compares once more.
@@ -184,7 +189,7 @@ func (j *job) rowControl(ctx context.Context, t Target, m *backup.Manifest) Cont
 	case len(got.Differences) > 0:
 		c.Caught, c.How = true, got.Differences[0].Where+": "+got.Differences[0].What
 	default:
-		c.How = "nothing was said"
+		c.How = silence
 	}
 	return c
 }

@@ -135,7 +135,7 @@ func offsetControl(m *backup.Manifest) Control {
 	if got := CheckOffsets(&broken); len(got.Differences) > 0 {
 		c.Caught, c.How = true, got.Differences[0].Where+": "+got.Differences[0].What
 	} else {
-		c.How = "nothing was said"
+		c.How = silence
 	}
 	return c
 }

@@ -25,7 +25,7 @@ func (r Report) Page() []byte {
 	r.compared(&b)
 	r.broken(&b)
 	list(&b, "Findings", r.Findings, func(f Finding) string {
-		s := fmt.Sprintf("`%s` %s", f.Object, inline(f.What))
+		s := "`" + inline(f.Object) + "` " + inline(f.What)
 		if f.Hurts != "" {
 			s += "; it hurts " + inline(f.Hurts)
 		}

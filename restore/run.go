@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/backup"
@@ -59,7 +60,7 @@ func Run(ctx context.Context, v Vault, plan Plan, l Loaded, targets []Target, op
 				err = errors.Join(err, &LeftError{out.Left})
 			}
 		}
-		out.Stages, out.Engines, out.Bytes, out.Findings, out.Notes = j.stages, j.engine, j.bytes, j.found, append(plan.Notes, j.notes...)
+		out.Stages, out.Engines, out.Bytes, out.Findings, out.Notes = j.stages, j.engine, j.bytes, j.found, slices.Concat(plan.Notes, j.notes)
 		for _, p := range out.Engines {
 			out.Rows += p.Comparison.Rows
 		}

@@ -23,7 +23,7 @@ func rows(e backup.Engine, n uint64) string {
 	if e == backup.Kafka {
 		what = "offset"
 	}
-	return count(int(n), what) //nolint:gosec // no store holds 2^63 rows
+	return count(int(n), what)
 }
 
 // thousands groups digits: 1,234,567.

@@ -102,7 +102,7 @@ func (t *Taker) take(ctx context.Context, in backup.Take) (backup.Manifest, erro
 	}
 	progress(2, "check")
 	m.Kafka.Groups, m.Kafka.Topics = taken.groups, topics
-	m.Notes = append(taken.notes, place(m.Kafka)...)
+	m.Notes = slices.Concat(taken.notes, place(m.Kafka))
 	for _, g := range m.Kafka.Groups {
 		m.Totals.Rows += uint64(len(g.Offsets))
 	}

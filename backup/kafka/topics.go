@@ -65,7 +65,7 @@ func (t *Taker) topicsOnce(ctx context.Context) ([]backup.KafkaTopic, error) {
 		if len(d.Partitions) == 0 {
 			return nil, fmt.Errorf("read topic %s: the brokers tell no partition of it", name)
 		}
-		for i := range int32(len(d.Partitions)) { //nolint:gosec // bounded above
+		for i := range int32(len(d.Partitions)) {
 			if _, ok := d.Partitions[i]; !ok {
 				return nil, fmt.Errorf("read topic %s: partition %d of %d is not told", name, i, len(d.Partitions))
 			}

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -163,6 +164,8 @@ func (t *Target) run() (chan error, error) {
 
 func (t *Target) log() string { return filepath.Join(t.place, "postgres.log") }
 
+var errEnded = errors.New("without an error")
+
 // await returns when the server answers and is not in recovery.
 func (t *Target) await(ctx context.Context, ended <-chan error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, t.conf.StartTimeout, fmt.Errorf("it did not answer within %s", t.conf.StartTimeout))
@@ -176,7 +179,7 @@ func (t *Target) await(ctx context.Context, ended <-chan error) error {
 		}
 		select {
 		case err := <-ended:
-			return fmt.Errorf("it ended at once (%v)", err)
+			return fmt.Errorf("it ended before it answered: %w", cmp.Or(err, errEnded))
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", context.Cause(ctx), last)
 		case <-tick.C:
