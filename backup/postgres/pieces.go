@@ -54,9 +54,6 @@ func (p *pieces) put(b []byte, n int, at *int) {
 	})
 }
 
-// give returns a buffer that was not needed.
-func (p *pieces) give(b []byte) { p.buffers <- b }
-
 // wait returns when all that was put is kept, or with the first error.
 func (p *pieces) wait() error {
 	if err := p.group.Wait(); err != nil {

@@ -43,14 +43,17 @@ func ask(ctx context.Context, c *postgres.Client) (s server, err error) {
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return s, fmt.Errorf("ask postgres %s for its superuser: %w", c.Name(), err)
 	}
-	// Where the configuration lies is for privileged roles; not knowing it
-	// costs a note only.
+	// Where the configuration lies is for privileged roles: others get no row
+	// here, and no note.
 	var data, conf string
-	err = conn.QueryRow(ctx, `SELECT pg_catalog.current_setting('data_directory'), pg_catalog.current_setting('config_file')`).Scan(&data, &conf)
-	if err == nil && !strings.HasPrefix(conf, data+"/") {
+	err = conn.QueryRow(ctx, `SELECT d.setting, c.setting FROM pg_catalog.pg_settings d, pg_catalog.pg_settings c WHERE d.name = 'data_directory' AND c.name = 'config_file'`).Scan(&data, &conf)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return s, fmt.Errorf("ask postgres %s for its configuration: %w", c.Name(), err)
+	}
+	if err == nil && conf != "" && data != "" && !strings.HasPrefix(conf, data+"/") {
 		s.notes = append(s.notes, "the server's configuration is not in its data directory and so not in this backup: "+conf+" and pg_hba.conf")
 	}
-	return s, ctx.Err()
+	return s, nil
 }
 
 func spacesRefused(name string, spaces []string) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"time"
 
@@ -74,7 +75,7 @@ func (t *Taker) Take(ctx context.Context, in backup.Take) (backup.Manifest, erro
 	p := m.Postgres
 	p.Files, p.Dirs, p.Superuser, p.Census = got.files, got.dirs, srv.superuser, join(before, after)
 	m.Finished = time.Now()
-	m.Notes = append(srv.notes, notes(p.Census)...)
+	m.Notes = slices.Concat(srv.notes, notes(p.Census))
 	moving := 0
 	for _, c := range p.Census {
 		m.Totals.Rows += c.Rows
