@@ -135,22 +135,7 @@ func TestFindKafka_TakesALeadingPartAndTheEnvironment(t *testing.T) {
 }
 
 func TestUnpack_TakesTheKeptFilesOnlyAndAllOfThem(t *testing.T) {
-	dir := t.TempDir()
-	tgz := filepath.Join(dir, "x.tgz")
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	w := tar.NewWriter(z)
-	for _, name := range []string{"package/lib.so", "package/evil.js", "../outside"} {
-		if err := w.WriteHeader(&tar.Header{Name: name, Size: 2, Mode: 0o644}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write([]byte("ok")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := errors.Join(w.Close(), z.Close(), os.WriteFile(tgz, b.Bytes(), 0o644)); err != nil {
-		t.Fatal(err)
-	}
+	tgz := archive(t, "package/lib.so", "package/evil.js", "../outside")
 	out := t.TempDir()
 	if err := unpack(tgz, out, []string{"package/lib.so"}); err != nil {
 		t.Fatal(err)
@@ -161,6 +146,141 @@ func TestUnpack_TakesTheKeptFilesOnlyAndAllOfThem(t *testing.T) {
 	}
 	if err := unpack(tgz, t.TempDir(), []string{"package/lib.so", "package/more.so"}); err == nil {
 		t.Fatal("a missing file went unnoticed")
+	}
+}
+
+// archive writes a tgz whose members hold their own names.
+func archive(t *testing.T, names ...string) string {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	for _, name := range names {
+		if err := w.WriteHeader(&tar.Header{Name: name, Size: int64(len(name)), Mode: 0o644}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tgz := filepath.Join(t.TempDir(), "x.tgz")
+	if err := errors.Join(w.Close(), z.Close(), os.WriteFile(tgz, b.Bytes(), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	return tgz
+}
+
+func TestUnpack_AllMembersKeepTheirFoldersAndStayWithinOurs(t *testing.T) {
+	out := t.TempDir()
+	if err := unpack(archive(t, "package/bin/a", "package/lib/b/c"), out, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"bin/a", "lib/b/c"} {
+		if b, err := os.ReadFile(filepath.Join(out, name)); err != nil || string(b) != "package/"+name {
+			t.Errorf("%s holds %q, %v", name, b, err)
+		}
+	}
+	for _, name := range []string{"package/../../out", "package//etc/x", "plain"} {
+		if err := unpack(archive(t, name), t.TempDir(), nil); err == nil {
+			t.Errorf("%s was unpacked", name)
+		}
+	}
+}
+
+func TestLinkLibraries_LinksWithinTheFolderOnly(t *testing.T) {
+	link := func(list string) (string, error) {
+		root := t.TempDir()
+		if err := os.MkdirAll(filepath.Join(root, "native", "lib"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		list = `[{"source":"native/lib/libx.so.1.2","target":` + list + `}]`
+		if err := os.WriteFile(filepath.Join(root, "native", "pg-symlinks.json"), []byte(list), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return root, linkLibraries(root)
+	}
+	root, err := link(`"native/lib/libx.so"`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if to, err := os.Readlink(filepath.Join(root, "native", "lib", "libx.so")); err != nil || to != "libx.so.1.2" {
+		t.Fatalf("links to %q, %v", to, err)
+	}
+	for _, bad := range []string{`"../x"`, `"/etc/x"`} {
+		if _, err := link(bad); err == nil {
+			t.Errorf("made %s", bad)
+		}
+	}
+}
+
+func TestFind_TakesNamesAndTheEnvironment(t *testing.T) {
+	postgres := func(want, expect string) {
+		t.Helper()
+		if p, err := findPostgres(want); p.version != expect || (err == nil) != (expect != "") {
+			t.Errorf("Postgres %q: got %q, %v; want %q", want, p.version, err, expect)
+		}
+	}
+	s3 := func(want, expect string) {
+		t.Helper()
+		if p, err := findS3(want); p.name != expect || (err == nil) != (expect != "") {
+			t.Errorf("S3 %q: got %q, %v; want %q", want, p.name, err, expect)
+		}
+	}
+	t.Setenv("HOLDFAST_POSTGRES", "")
+	t.Setenv("HOLDFAST_S3", "")
+	postgres("", "14.23")
+	postgres("17", "17.10")
+	postgres("18.4", "18.4")
+	postgres("13", "")
+	s3("", "versitygw")
+	s3("minio", "minio")
+	s3("ceph", "")
+	t.Setenv("HOLDFAST_POSTGRES", "18")
+	t.Setenv("HOLDFAST_S3", "minio")
+	postgres("", "18.4")
+	s3("", "minio")
+	s3("versitygw", "versitygw")
+}
+
+func TestOpen_AsksEveryFolderOnTheWay(t *testing.T) {
+	// The test's own folder may be closed, so the question is asked below the root.
+	top, err := os.MkdirTemp("", "holdfast-open-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(top) })
+	inner := filepath.Join(top, "a", "b")
+	if err := errors.Join(os.MkdirAll(inner, 0o755), os.Chmod(top, 0o711)); err != nil {
+		t.Fatal(err)
+	}
+	if open(filepath.Dir(top)) != open(inner) {
+		t.Error("an open folder counts as closed")
+	}
+	if err := os.Chmod(top, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if open(inner) {
+		t.Error("a closed folder on the way was not seen")
+	}
+}
+
+func TestCollections_HoldAnyKeyAndOneSlash(t *testing.T) {
+	o := ClickHouseOptions{Collections: map[string]Collection{
+		"b": {URL: "http://h/b/", AccessKey: "k", SecretKey: "<&>"}, "a": {URL: "http://h/a&b", AccessKey: "k", SecretKey: "s"},
+	}}
+	want := `<named_collections>
+  <a><url>http://h/a&amp;b/</url><access_key_id>k</access_key_id><secret_access_key>s</secret_access_key></a>
+  <b><url>http://h/b/</url><access_key_id>k</access_key_id><secret_access_key>&lt;&amp;&gt;</secret_access_key></b>
+ </named_collections>
+ `
+	if got := o.collections(); got != want {
+		t.Errorf("got %s", got)
+	}
+	if got := (ClickHouseOptions{}).collections(); got != "" {
+		t.Errorf("without collections: %q", got)
+	}
+	if _, err := StartClickHouse(t.Context(), ClickHouseOptions{Collections: map[string]Collection{"x-y": {}}}); err == nil || !strings.Contains(err.Error(), "plain name") {
+		t.Errorf("a name that no statement can hold: %v", err)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -83,5 +85,32 @@ func TestProcess_MissingProgramIsAnErrorWithTheLog(t *testing.T) {
 	words, _ := os.ReadFile(log)
 	if !strings.Contains(string(words), "no such file") {
 		t.Fatalf("the log says %q", words)
+	}
+}
+
+func TestProcess_EndsWhatTheServerLeftBehind(t *testing.T) {
+	word := filepath.Join(t.TempDir(), "pid")
+	p := sleeper(t, "setsid sleep 300 & echo $! > "+word+".new; mv "+word+".new "+word+"; wait")
+	var child int
+	for range 500 {
+		if b, err := os.ReadFile(word); err == nil {
+			if child, err = strconv.Atoi(strings.TrimSpace(string(b))); err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if child == 0 || !slices.Contains(childrenOf(p.pid), child) {
+		t.Fatalf("child %d of %v", child, childrenOf(p.pid))
+	}
+	if err := syscall.Kill(child, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(child, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Fatalf("the child outlived its server and its launcher: %v", err)
 	}
 }

@@ -25,6 +25,7 @@ func main() {
 	dir := flag.String("dir", "build/stack", "where data, logs and endpoints.yaml go")
 	regions := flag.String("regions", "us-east,eu-west", "names of the regions")
 	version := flag.String("kafka", "", "Kafka version: "+strings.Join(stack.KafkaVersions(), ", ")+" (default $HOLDFAST_KAFKA, then "+stack.DefaultKafka+")")
+	backups := flag.Bool("backups", false, "also a Postgres in each region, and one S3 with a bucket for each")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		flag.Usage()
@@ -34,7 +35,7 @@ func main() {
 	// After the first signal the default holds again: a second one ends us at
 	// once, and the services with us.
 	context.AfterFunc(ctx, stop)
-	u := &up{dir: *dir, out: os.Stdout}
+	u := &up{dir: *dir, out: os.Stdout, backups: *backups}
 	err := u.run(ctx, strings.Split(*regions, ","), *version)
 	stop()
 	if err != nil {
@@ -48,10 +49,13 @@ type region struct {
 	name       string
 	kafka      *stack.Kafka
 	clickhouse *stack.ClickHouse
+	postgres   *stack.Postgres // nil without backups
 }
 
 type up struct {
 	dir     string
+	backups bool
+	s3      *stack.S3 // nil without backups
 	out     io.Writer
 	mu      sync.Mutex // guards out and regions
 	regions []*region
@@ -90,6 +94,11 @@ func (u *up) run(ctx context.Context, names []string, version string) (err error
 	if err := stack.InstallClickHouse(ctx, u); err != nil {
 		return err
 	}
+	if u.backups {
+		if err := errors.Join(stack.InstallS3(ctx, "", u), stack.InstallPostgres(ctx, "", u)); err != nil {
+			return err
+		}
+	}
 	u.say("starting %d regions: %s", len(names), strings.Join(names, ", "))
 	if err := u.start(ctx, names, version); err != nil {
 		if ctx.Err() != nil {
@@ -103,9 +112,16 @@ func (u *up) run(ctx context.Context, names []string, version string) (err error
 		return err
 	}
 	u.say("")
+	if u.s3 != nil {
+		u.say("%-10s s3          %s  (%s %s)", "", u.s3.Endpoint(), u.s3.Kind(), u.s3.Version())
+	}
 	for _, r := range u.regions {
 		u.say("%-10s kafka       %s  (version %s, cluster %s)", r.name, r.kafka.Bootstrap(), r.kafka.Version(), r.kafka.ClusterID())
 		u.say("%-10s clickhouse  %s  (http %s, user %s, database %s)", "", r.clickhouse.Address(), r.clickhouse.HTTPAddress(), r.clickhouse.User(), r.clickhouse.Database())
+		if r.postgres != nil {
+			u.say("%-10s postgres    %s  (version %s, database %s)", "", r.postgres.Address(), r.postgres.Version(), r.postgres.Database())
+			u.say("%-10s bucket      %s  (collection %s of clickhouse)", "", bucket(r.name), collection)
+		}
 	}
 	u.say("")
 	u.say("up after %.1f s; addresses are in %s", time.Since(begun).Seconds(), path)
@@ -135,8 +151,32 @@ func (u *up) removeData() error {
 	return errors.Join(os.RemoveAll(u.dataDir()), os.RemoveAll(u.endpointsPath()))
 }
 
+// collection is what each region's ClickHouse calls its own bucket.
+const collection = "holdfast"
+
+func bucket(region string) string { return "holdfast-" + region }
+
+// startS3 goes first: the other services are told of it.
+func (u *up) startS3(ctx context.Context, names []string) (err error) {
+	u.s3, err = stack.StartS3(ctx, stack.S3Options{Dir: filepath.Join(u.dataDir(), "s3"), Log: filepath.Join(u.dir, "logs", "s3.log"), Progress: u})
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := u.s3.CreateBucket(ctx, bucket(name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // start brings all services up at the same time.
 func (u *up) start(ctx context.Context, names []string, version string) error {
+	if u.backups {
+		if err := u.startS3(ctx, names); err != nil {
+			return err
+		}
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, name := range names {
 		r := &region{name: name}
@@ -151,14 +191,26 @@ func (u *up) start(ctx context.Context, names []string, version string) error {
 		})
 		g.Go(func() (err error) {
 			dir, log := place("clickhouse")
-			r.clickhouse, err = stack.StartClickHouse(ctx, stack.ClickHouseOptions{Name: name + " clickhouse", Dir: dir, Log: log, Progress: u})
+			o := stack.ClickHouseOptions{Name: name + " clickhouse", Dir: dir, Log: log, Progress: u}
+			if u.s3 != nil {
+				o.Collections = map[string]stack.Collection{collection: {URL: u.s3.Endpoint() + "/" + bucket(name), AccessKey: u.s3.AccessKey(), SecretKey: u.s3.SecretKey()}}
+			}
+			r.clickhouse, err = stack.StartClickHouse(ctx, o)
+			return err
+		})
+		if !u.backups {
+			continue
+		}
+		g.Go(func() (err error) {
+			dir, log := place("postgres")
+			r.postgres, err = stack.StartPostgres(ctx, stack.PostgresOptions{Name: name + " postgres", Dir: dir, Log: log, Progress: u})
 			return err
 		})
 	}
 	return g.Wait()
 }
 
-// service is what the end of a run needs of Kafka and ClickHouse alike.
+// service is what the end of a run needs of all of them alike.
 type service interface {
 	Name() string
 	LogPath() string
@@ -176,6 +228,12 @@ func (u *up) services() []service {
 		if r.clickhouse != nil {
 			all = append(all, r.clickhouse)
 		}
+		if r.postgres != nil {
+			all = append(all, r.postgres)
+		}
+	}
+	if u.s3 != nil {
+		all = append(all, u.s3)
 	}
 	return all
 }
@@ -212,7 +270,16 @@ func (u *up) clean() error {
 }
 
 type endpoints struct {
+	S3      *s3Endpoint         `yaml:"s3,omitempty"`
 	Regions map[string]endpoint `yaml:"regions"`
+}
+
+type s3Endpoint struct {
+	URL       string `yaml:"url"`
+	Region    string `yaml:"region"`
+	AccessKey string `yaml:"access_key"`
+	SecretKey string `yaml:"secret_key"`
+	Log       string `yaml:"log"`
 }
 
 type endpoint struct {
@@ -230,11 +297,24 @@ type endpoint struct {
 		Database string `yaml:"database"`
 		Log      string `yaml:"log"`
 	} `yaml:"clickhouse"`
+	Postgres *postgresEndpoint `yaml:"postgres,omitempty"`
+	Bucket   string            `yaml:"bucket,omitempty"`
+}
+
+type postgresEndpoint struct {
+	DSN       string `yaml:"dsn"`
+	BackupDSN string `yaml:"backup_dsn"`
+	Bin       string `yaml:"bin"`
+	Version   string `yaml:"version"`
+	Log       string `yaml:"log"`
 }
 
 // writeEndpoints lets the file appear whole: others wait for it.
 func (u *up) writeEndpoints(path string) error {
 	all := endpoints{Regions: map[string]endpoint{}}
+	if u.s3 != nil {
+		all.S3 = &s3Endpoint{URL: u.s3.Endpoint(), Region: stack.S3Region, AccessKey: u.s3.AccessKey(), SecretKey: u.s3.SecretKey(), Log: u.s3.LogPath()}
+	}
 	for _, r := range u.regions {
 		var e endpoint
 		e.Kafka.Bootstrap, e.Kafka.ClusterID = r.kafka.Bootstrap(), r.kafka.ClusterID()
@@ -242,13 +322,17 @@ func (u *up) writeEndpoints(path string) error {
 		e.ClickHouse.Address, e.ClickHouse.HTTP = r.clickhouse.Address(), r.clickhouse.HTTPAddress()
 		e.ClickHouse.User, e.ClickHouse.Password = r.clickhouse.User(), r.clickhouse.Password()
 		e.ClickHouse.Database, e.ClickHouse.Log = r.clickhouse.Database(), r.clickhouse.LogPath()
+		if p := r.postgres; p != nil {
+			e.Bucket = bucket(r.name)
+			e.Postgres = &postgresEndpoint{DSN: p.DSN(), BackupDSN: p.BackupDSN(), Bin: p.BinDir(), Version: p.Version(), Log: p.LogPath()}
+		}
 		all.Regions[r.name] = e
 	}
 	b, err := yaml.Marshal(all)
 	if err != nil {
 		return fmt.Errorf("write the endpoints: %w", err)
 	}
-	if err := os.WriteFile(path+".tmp", b, 0o644); err != nil {
+	if err := os.WriteFile(path+".tmp", b, 0o600); err != nil {
 		return fmt.Errorf("write the endpoints: %w", err)
 	}
 	if err := os.Rename(path+".tmp", path); err != nil {
