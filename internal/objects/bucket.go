@@ -182,7 +182,7 @@ func (b *Bucket) again(ctx context.Context, act, key string, once func(ctx conte
 			return b.explain(act, key, tries, err)
 		}
 		if waits.Wait(ctx) != nil {
-			return b.explain(act, key, tries, errors.Join(err, context.Cause(ctx)))
+			return fmt.Errorf("%s: %s %s: %w (after %d tries, the last: %s)", b.c.Name, act, b.at(key), context.Cause(ctx), tries, b.words(err))
 		}
 	}
 }
