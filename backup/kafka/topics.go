@@ -1,12 +1,17 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/holdfast-dr/holdfast/backup"
 	"github.com/holdfast-dr/holdfast/internal/kafka"
@@ -23,27 +28,13 @@ func (t *Taker) topics(ctx context.Context) (out []backup.KafkaTopic, err error)
 }
 
 func (t *Taker) topicsOnce(ctx context.Context) ([]backup.KafkaTopic, error) {
-	details, err := t.client.Admin.ListTopics(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list topics: %w", err)
+	out, err := t.names(ctx)
+	if err != nil || len(out) == 0 { // asking for no topic would be asking for all
+		return out, err
 	}
-	var names []string
-	partitions := 0
-	for _, d := range details.Sorted() {
-		if d.IsInternal || strings.HasPrefix(d.Topic, internalPrefix) {
-			continue
-		}
-		if d.Err != nil {
-			return nil, fmt.Errorf("read topic %s: %w", d.Topic, d.Err)
-		}
-		names = append(names, d.Topic)
-		partitions += len(d.Partitions)
-	}
-	if partitions > partitionsMax {
-		return nil, fmt.Errorf("%d partitions, at most %d are taken", partitions, partitionsMax)
-	}
-	if len(names) == 0 { // asking for none would be asking for all
-		return []backup.KafkaTopic{}, nil
+	names := make([]string, 0, len(out))
+	for _, topic := range out {
+		names = append(names, topic.Name)
 	}
 	// The starts first: what retention takes in between makes a range too
 	// wide, never one that ends before it begins.
@@ -55,35 +46,66 @@ func (t *Taker) topicsOnce(ctx context.Context) ([]backup.KafkaTopic, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read log ends: %w", err)
 	}
-	out := make([]backup.KafkaTopic, 0, len(names))
-	for _, name := range names {
-		d := details[name]
-		topic := backup.KafkaTopic{Name: name, Partitions: make([]backup.KafkaPartition, 0, len(d.Partitions))}
-		if d.ID != (kadm.TopicID{}) {
-			topic.ID = hex.EncodeToString(d.ID[:])
+	for _, topic := range out {
+		for i := range topic.Partitions {
+			p := &topic.Partitions[i]
+			if p.Start, err = oneOffset(starts, topic.Name, p.Partition); err != nil {
+				return nil, fmt.Errorf("read the log start of %s/%d: %w", topic.Name, p.Partition, err)
+			}
+			if p.End, err = oneOffset(ends, topic.Name, p.Partition); err != nil {
+				return nil, fmt.Errorf("read the log end of %s/%d: %w", topic.Name, p.Partition, err)
+			}
+			if p.End < p.Start {
+				return nil, fmt.Errorf("the log of %s/%d starts at %d and ends at %d: was the topic made anew just now?", topic.Name, p.Partition, p.Start, p.End)
+			}
 		}
-		if len(d.Partitions) == 0 {
+	}
+	return out, nil
+}
+
+// names asks for all topics and their partitions, ordered. It asks a broker
+// and not the client's memory, which may be from before the offsets were read.
+func (t *Taker) names(ctx context.Context) ([]backup.KafkaTopic, error) {
+	resp, err := kmsg.NewPtrMetadataRequest().RequestWith(ctx, t.client.Kgo) // nil topics: all
+	if err != nil {
+		return nil, fmt.Errorf("list topics: %w", err)
+	}
+	out := make([]backup.KafkaTopic, 0, len(resp.Topics))
+	partitions := 0
+	for _, d := range resp.Topics {
+		if d.Topic == nil || errors.Is(kerr.ErrorForCode(d.ErrorCode), kerr.UnknownTopicOrPartition) {
+			continue // it is being deleted
+		}
+		name := *d.Topic
+		if d.IsInternal || strings.HasPrefix(name, internalPrefix) {
+			continue
+		}
+		if err := kerr.ErrorForCode(d.ErrorCode); err != nil {
+			return nil, fmt.Errorf("read topic %s: %w", name, err)
+		}
+		topic := backup.KafkaTopic{Name: name}
+		if d.TopicID != [16]byte{} {
+			topic.ID = hex.EncodeToString(d.TopicID[:])
+		}
+		for _, p := range d.Partitions {
+			topic.Partitions = append(topic.Partitions, backup.KafkaPartition{Partition: p.Partition})
+		}
+		slices.SortFunc(topic.Partitions, func(a, b backup.KafkaPartition) int { return cmp.Compare(a.Partition, b.Partition) })
+		if len(topic.Partitions) == 0 {
 			return nil, fmt.Errorf("read topic %s: the brokers tell no partition of it", name)
 		}
-		for i := range int32(len(d.Partitions)) {
-			if _, ok := d.Partitions[i]; !ok {
-				return nil, fmt.Errorf("read topic %s: partition %d of %d is not told", name, i, len(d.Partitions))
+		for i, p := range topic.Partitions {
+			if int(p.Partition) != i {
+				return nil, fmt.Errorf("read topic %s: of %d partitions, %d is not told", name, len(topic.Partitions), i)
 			}
-			start, err := oneOffset(starts, name, i)
-			if err != nil {
-				return nil, fmt.Errorf("read the log start of %s/%d: %w", name, i, err)
-			}
-			end, err := oneOffset(ends, name, i)
-			if err != nil {
-				return nil, fmt.Errorf("read the log end of %s/%d: %w", name, i, err)
-			}
-			if end < start {
-				return nil, fmt.Errorf("the log of %s/%d starts at %d and ends at %d: was the topic made anew just now?", name, i, start, end)
-			}
-			topic.Partitions = append(topic.Partitions, backup.KafkaPartition{Partition: i, Start: start, End: end})
 		}
+		partitions += len(topic.Partitions)
 		out = append(out, topic)
 	}
+	if partitions > partitionsMax {
+		return nil, fmt.Errorf("%d partitions, at most %d are taken", partitions, partitionsMax)
+	}
+	slices.SortFunc(out, func(a, b backup.KafkaTopic) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
 }
 
@@ -91,7 +113,8 @@ func oneOffset(listed kadm.ListedOffsets, topic string, partition int32) (int64,
 	o, ok := listed.Lookup(topic, partition)
 	switch {
 	case !ok:
-		return 0, fmt.Errorf("no answer")
+		// Also when the client does not know a new partition yet: that passes.
+		return 0, fmt.Errorf("no answer: %w", kerr.UnknownTopicOrPartition)
 	case o.Err != nil:
 		return 0, o.Err
 	case o.Offset < 0:
