@@ -24,6 +24,9 @@ type Query struct {
 	Outlives bool
 }
 
+// ErrTimeout means that a query ran into its own limit, not into that of its caller.
+var ErrTimeout = errors.New("no answer")
+
 // whole are settings under which a result is all of it or an error, whatever
 // the user's profile says: a short list with a nil error is the worst answer.
 var whole = map[string]any{
@@ -43,7 +46,7 @@ func (q Query) in(ctx context.Context, with map[string]any) (context.Context, co
 	settings := ch.Settings{}
 	maps.Copy(settings, with)
 	maps.Copy(settings, q.Settings)
-	late := fmt.Errorf("no answer within %s", limit)
+	late := fmt.Errorf("%w within %s", ErrTimeout, limit)
 	if !q.Outlives {
 		ctx, cancel := context.WithTimeoutCause(ctx, limit, late)
 		return ch.Context(ctx, ch.WithSettings(settings)), cancel
