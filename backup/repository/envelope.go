@@ -21,11 +21,11 @@ const (
 )
 
 var (
-	// ErrNewer: the object has a format that this binary does not know.
+	// ErrNewer says that the object has a format that this binary does not know.
 	ErrNewer = errors.New("it was made by a newer holdfast; use that version to read it")
-	// ErrDamaged: the object is not what was written.
+	// ErrDamaged says that the object is not what was written.
 	ErrDamaged = errors.New("it is damaged")
-	// ErrSwapped: the object is a good one, of something else.
+	// ErrSwapped says that the object is a good one, of something else.
 	ErrSwapped = errors.New("it belongs to something else; objects were swapped or copied into the wrong repository")
 )
 
@@ -90,7 +90,7 @@ func decode(body []byte, v any) error {
 		Format int `json:"format"`
 	}
 	if err := json.Unmarshal(body, &f); err != nil {
-		return fmt.Errorf("%w: %s", ErrDamaged, err)
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	switch {
 	case f.Format > backup.Format:
@@ -100,7 +100,7 @@ func decode(body []byte, v any) error {
 	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	if err := d.Decode(v); err != nil {
-		return fmt.Errorf("%w: %s", ErrDamaged, err)
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%w: something follows its end", ErrDamaged)

@@ -31,7 +31,7 @@ func digestOfAll(files map[string][]byte) backup.Digest {
 
 func noise(seed uint64, n int) []byte {
 	b := make([]byte, n)
-	r := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // test data
+	r := rand.New(rand.NewPCG(seed, 1))
 	for i := range b {
 		b[i] = byte(r.Uint32())
 	}
@@ -507,12 +507,12 @@ func drawContent(rt *rapid.T) content {
 		var pieces [][]byte
 		for range rapid.IntRange(0, 4).Draw(rt, "pieces") {
 			size := rapid.SampledFrom([]int{1, 100, 8192, aloneBytes - 1, aloneBytes}).Draw(rt, "size")
-			pieces = append(pieces, noise(uint64(rapid.IntRange(0, 5).Draw(rt, "seed")), size)) //nolint:gosec // small
+			pieces = append(pieces, noise(uint64(rapid.IntRange(0, 5).Draw(rt, "seed")), size))
 		}
 		c.files[fmt.Sprint("f", n)] = pieces
 	}
 	for n := range rapid.IntRange(0, 3).Draw(rt, "partitions") {
-		c.partitions[fmt.Sprint("p", n)] = map[string][]byte{"data.bin": noise(uint64(rapid.IntRange(0, 2).Draw(rt, "data")), 50)} //nolint:gosec // small
+		c.partitions[fmt.Sprint("p", n)] = map[string][]byte{"data.bin": noise(uint64(rapid.IntRange(0, 2).Draw(rt, "data")), 50)}
 	}
 	return c
 }

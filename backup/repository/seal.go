@@ -13,12 +13,12 @@ import (
 )
 
 var (
-	// ErrTombstoned: the attempt uses an object that is marked for removal. It
-	// is void; a new one will not use it.
+	// ErrTombstoned says that the attempt uses an object that is marked for
+	// removal. It is void; a new one will not use it.
 	ErrTombstoned = errors.New("it uses an object that is marked for removal")
-	// ErrTooOld: the attempt took so long that what it reuses may be gone.
+	// ErrTooOld says that the attempt took so long that what it reuses may be gone.
 	ErrTooOld = errors.New("the attempt is too old to be sealed")
-	// ErrSealed: another attempt has sealed the set. See SealedError.
+	// ErrSealed says that another attempt has sealed the set. See SealedError.
 	ErrSealed = errors.New("another attempt has sealed this set")
 )
 

@@ -19,7 +19,7 @@ import (
 // chainMax bounds the certificates that come with a signature.
 const chainMax = 8
 
-// ErrSignature: the bytes are not what the node signed.
+// ErrSignature says that the bytes are not what the node signed.
 var ErrSignature = errors.New("the signature does not fit: the content was changed, or signed as something else")
 
 // Sign signs payload as this node. The domain, such as "seal", says what is
@@ -35,7 +35,7 @@ func (i *Identity) Sign(domain string, payload []byte) (signature, certPEM []byt
 	if !ok {
 		return nil, nil, fmt.Errorf("sign a %s: the key %s cannot sign", domain, i.o.Files.Key)
 	}
-	var hash crypto.Hash = crypto.SHA256
+	hash := crypto.SHA256
 	if _, ok := key.Public().(ed25519.PublicKey); ok {
 		hash = 0 // Ed25519 takes the digest as its message
 	}

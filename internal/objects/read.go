@@ -74,7 +74,7 @@ func (b *Bucket) Head(ctx context.Context, key string) (info Info, err error) {
 func (b *Bucket) Now(ctx context.Context) (now time.Time, err error) {
 	err = b.again(ctx, "read the clock of", probeKey, func(ctx context.Context) error {
 		out, err := b.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &b.c.Bucket, Key: b.key(probeKey)})
-		header := http.Header{}
+		var header http.Header
 		var refused *smithyhttp.ResponseError
 		switch {
 		case err == nil:
