@@ -3,7 +3,6 @@
 package integration
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -110,6 +109,10 @@ func (v *vaulted) fill() {
 	if err := admin.CommitAllOffsets(v.Context(), "ingest-consumer", ends.Offsets()); err != nil {
 		v.Fatal(err)
 	}
+}
+
+func (v *vaulted) tables(c *stack.ClickHouse) sentry.ClickHouse {
+	return sentry.ClickHouse{Address: c.HTTPAddress(), User: c.User(), Password: c.Password(), Database: c.Database()}
 }
 
 // host is the library that daemon and command line share, as one node.
@@ -269,8 +272,8 @@ func (v *vaulted) drills(set httpapi.RunEvidence) {
 	}
 	v.nothingLeft()
 	s, err := v.fleet.Nodes["witness-1"].Client().Sets(v.Context())
-	if err != nil || len(s.Sets) != 2 || !s.Sets[0].Set.Proof.OK || s.Sets[1].Set.Proof.OK {
-		v.Errorf("sets in the log: %+v, %v", s.Sets, err)
+	if err != nil || len(s) != 2 || !s[0].Set.Proof.OK || s[1].Set.Proof.OK {
+		v.Errorf("sets in the log: %+v, %v", s, err)
 	}
 	for _, verb := range [][]string{{"backup", "list"}, {"backup", "show", "latest", "--offsets"}, {"backup", "verify", "latest", "--read-data"}, {"drill", "list"}, {"drill", "show", string(set.Set)}, {"status"}} {
 		if out := v.must("eu-west-1", append(verb, "--region", "us-east")[:len(verb)+map[bool]int{true: 0, false: 2}[verb[0] == "status" || verb[1] == "show" && verb[0] == "drill"]]...); out == "" {
@@ -538,5 +541,3 @@ func passwordOf(dsn string) string {
 	_, password, _ := strings.Cut(user, ":")
 	return password
 }
-
-var _ = context.Background

@@ -12,7 +12,8 @@
 //	index      a consumer that fills the region's ClickHouse, in both regions
 //	           at once, each over its own Kafka (index.go)
 //	count      compares what was acknowledged with what is there (count.go)
-//	story      the five acts, their narration and the closing table (story.go)
+//	story      the acts, their narration and the closing table (story.go); the
+//	           recovery set and its drill (recovery.go)
 //
 // The last line is JSON. The exit code is 0 only if every claim held.
 package main

@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-dr/holdfast/consensus"
 	"github.com/holdfast-dr/holdfast/failover"
 	"github.com/holdfast-dr/holdfast/integration/fleet"
+	"github.com/holdfast-dr/holdfast/integration/sentry"
 	"github.com/holdfast-dr/holdfast/integration/stack"
 	"github.com/holdfast-dr/holdfast/internal/httpapi"
 	"github.com/holdfast-dr/holdfast/internal/topology"
@@ -30,6 +31,7 @@ const (
 	west = "eu-west"
 	// throttled lets about half of the events through to the standby.
 	throttled = 110_000 // bytes per second
+	issues    = 2000    // in Postgres
 )
 
 // result is the last line.
@@ -49,6 +51,13 @@ type result struct {
 		Bound   [2]int64 `json:"bound"`
 		Orphans int64    `json:"orphans"`
 	} `json:"unplanned"`
+	Drill struct {
+		OK      bool   `json:"ok"`
+		RTOMs   int64  `json:"rto_ms"`
+		RPOMs   int64  `json:"rpo_ms"`
+		Rows    uint64 `json:"rows"`
+		Control bool   `json:"negative_control_caught"`
+	} `json:"drill"`
 	OverlapMs int64 `json:"overlap_ms"`
 	Events    int64 `json:"events"`
 	Seconds   int64 `json:"seconds"`
@@ -67,6 +76,8 @@ type story struct {
 	began   time.Time
 	out     result
 	wrong   []string // claims that did not hold
+
+	beforeSet uint64 // events in ClickHouse when the set was begun
 }
 
 func tell(ctx context.Context, dir string, keep bool) (err error) {
@@ -90,8 +101,14 @@ func tell(ctx context.Context, dir string, keep bool) (err error) {
 	if err := stack.InstallClickHouse(ctx, os.Stdout); err != nil {
 		return err
 	}
+	if err := stack.InstallS3(ctx, "", os.Stdout); err != nil {
+		return err
+	}
+	if err := stack.InstallPostgres(ctx, "", os.Stdout); err != nil {
+		return err
+	}
 	s.began = time.Now() // what is installed once does not count
-	for _, act := range []func() error{s.prepare, s.actA, s.actB, s.actC, s.actD, s.actE, s.end} {
+	for _, act := range []func() error{s.prepare, s.actA, s.actB, s.actC, s.actSet, s.actD, s.actDrill, s.actE, s.end} {
 		if err := act(); err != nil {
 			return err
 		}
@@ -158,10 +175,11 @@ func (s *story) prepare() error {
 	if err := fleet.Build(s.ctx, binary); err != nil {
 		return err
 	}
-	s.say("starting Kafka and ClickHouse in %s and %s", east, west)
+	s.say("starting Kafka, ClickHouse and Postgres in %s and %s, and an object store in a third place", east, west)
 	f, err := fleet.Start(s.ctx, fleet.Options{
 		Cluster: "demo", Dir: filepath.Join(s.dir, "fleet"), Binary: binary, Timing: fleet.DemoTiming(),
-		Topics: []string{"ingest-.*"}, LocalGroups: []string{groupIndex},
+		Topics: []string{"ingest-.*"}, LocalGroups: []string{groupIndex}, Postgres: true,
+		Backups: &fleet.Backups{Regions: []string{west}, Drill: &fleet.Drills{Region: east, Of: []string{west}}},
 		Roles: map[string]fleet.RoleOptions{
 			"ingestion": {Initial: east, Auto: true, AcceptLoss: time.Minute},
 			"query":     {Initial: east, Auto: true, AcceptLoss: time.Minute},
@@ -172,6 +190,9 @@ func (s *story) prepare() error {
 		return err
 	}
 	if err := s.createTopic(); err != nil {
+		return err
+	}
+	if err := sentry.FillPostgres(s.ctx, f.Regions[west].Postgres.DSN(), issues); err != nil {
 		return err
 	}
 	s.say("starting three holdfast daemons")
@@ -506,7 +527,7 @@ func patience() time.Duration {
 }
 
 func (s *story) actD() error {
-	act("d", west+" is cut off, with a mirror that lags, while its producers go on")
+	act("e", west+" is cut off, with a mirror that lags, while its producers go on")
 	p, err := s.fleet.Links.Proxy(east, west, s.fleet.Regions[west].Kafka.Bootstrap())
 	if err != nil {
 		return err
@@ -577,7 +598,7 @@ func (s *story) lastPlan(region string, kind consensus.PlanKind) (httpapi.Plan, 
 }
 
 func (s *story) actE() error {
-	act("e", west+" returns")
+	act("g", west+" returns")
 	p, err := s.fleet.Links.Proxy(east, west, s.fleet.Regions[west].Kafka.Bootstrap())
 	if err != nil {
 		return err
@@ -694,7 +715,7 @@ func (s *story) end() error {
 	if err != nil {
 		return err
 	}
-	act("f", "What was measured")
+	act("h", "What was measured")
 	s.out.OverlapMs = j.overlap().Milliseconds()
 	s.out.Events, s.out.Seconds = t.Acked, int64(time.Since(s.began).Seconds())
 	var c counted
@@ -712,11 +733,13 @@ func (s *story) end() error {
           daemon killed      %d ms down       %d events refused
           region lost        %.1f s to the first queryable event
                              %d lost (stated before: %d to %d), %d orphans found again
+          set of the lost    proven by a drill: %d rows equal, restored in %.1f s; every corruption on purpose was caught
           two active         never: %d ms of overlap in %d side effects
           events             %d acknowledged, %d with unknown outcome, in %d s
 
 `, o.Planned.PauseMs, o.Planned.Lost, o.Planned.Duplicated, o.DaemonRestart.DownMs, o.DaemonRestart.Refused,
 		float64(o.Unplanned.RTOMs)/1000, o.Unplanned.Lost, o.Unplanned.Bound[0], o.Unplanned.Bound[1], o.Unplanned.Orphans,
+		o.Drill.Rows, float64(o.Drill.RTOMs)/1000,
 		o.OverlapMs, j.lines, t.Acked, t.Unknown, o.Seconds)
 	return nil
 }

@@ -191,3 +191,18 @@ func statements(script string) []string {
 	}
 	return all
 }
+
+// Databases lists the databases of a server.
+func Databases(ctx context.Context, c ClickHouse) (names []string, err error) {
+	server := c
+	server.Database = "default"
+	err = server.rows(ctx, "SELECT name AS Name FROM system.databases", func(line []byte) error {
+		var row struct{ Name string }
+		if err := json.Unmarshal(line, &row); err != nil {
+			return err
+		}
+		names = append(names, row.Name)
+		return nil
+	})
+	return names, err
+}

@@ -152,3 +152,10 @@ func PartitionIDs(ids []string) string {
 	}
 	return "PARTITIONS " + strings.Join(quoted, ", ")
 }
+
+// ServerUUID is the id that a server keeps over restarts; empty when it has none.
+func (c *Client) ServerUUID(ctx context.Context) (id string, err error) {
+	err = c.Rows(ctx, Query{SQL: "SELECT if(serverUUID() = toUUID('00000000-0000-0000-0000-000000000000'), '', toString(serverUUID()))"},
+		func(scan func(...any) error) error { return scan(&id) })
+	return id, err
+}

@@ -182,7 +182,8 @@ func (d *Daemon) Status(context.Context) (httpapi.Status, error) {
 			st.Plans = append(st.Plans, p)
 		}
 	}
-	st.Findings = d.findings(s, h)
+	st.Sets = setsOf(d.fleet, s, st.At)
+	st.Findings = append(d.findings(s, h), setFindings(d.fleet, s, st.Sets, st.At)...)
 	return st, nil
 }
 

@@ -11,6 +11,9 @@
 //	mirrors.go   the links that end here, and the Kafka steps
 //	reports.go   what daemons tell each other twice a second
 //	api.go       the answers of the API and of the health listener
+//	schedule.go  what is due: slots that the leader turns into runs
+//	runs.go      backups and drills of this node's region, and their part of the API
+//	sets.go      what the log knows about sets: status and findings
 //	forward.go   calls that only one region's daemon can carry out
 //	metrics.go   the gauges of leases, probes and plans
 package daemon

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/holdfast-dr/holdfast/consensus"
 )
 
 // metrics reads the gauges of leases, probes and plans when it is scraped.
@@ -9,6 +11,7 @@ import (
 type metrics struct {
 	d                                                  *Daemon
 	active, remaining, epoch, probe, failing, plan, up *prometheus.Desc
+	set, bytes, proven, rto, ok, run                   *prometheus.Desc
 }
 
 func newMetrics(d *Daemon) *metrics {
@@ -23,6 +26,12 @@ func newMetrics(d *Daemon) *metrics {
 		probe:     desc("probe_ok", "1 if this node's last use of the region's store worked.", "region", "store"),
 		failing:   desc("probe_failing_seconds", "For how long a probe of the region has failed from here.", "region"),
 		plan:      desc("plan_live", "1 for each plan that is under way, by kind and phase.", "kind", "phase"),
+		set:       desc("set_age_seconds", "Age of the region's newest sealed recovery set; -1 if there is none.", "region"),
+		bytes:     desc("set_uploaded_bytes", "What the run of the region's newest set wrote to the repository.", "region"),
+		proven:    desc("drill_passed_age_seconds", "Age of the last drill that proved a set of the region; -1 if none has.", "region"),
+		rto:       desc("drill_rto_seconds", "How long that drill took until everything was restored and compared equal.", "region"),
+		ok:        desc("drill_ok", "0 if the last drill found a set of the region bad.", "region"),
+		run:       desc("run_live", "1 for each backup or drill that is under way or waits, by kind and region.", "kind", "region"),
 		up:        desc("member_heard_seconds", "Age of the member's last report; -1 if there was none.", "member"),
 	}
 }
@@ -31,7 +40,7 @@ func (m *metrics) register(r prometheus.Registerer) { r.MustRegister(m) }
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.active, m.remaining, m.epoch, m.probe, m.failing, m.plan, m.up} {
+	for _, d := range []*prometheus.Desc{m.active, m.remaining, m.epoch, m.probe, m.failing, m.plan, m.up, m.set, m.bytes, m.proven, m.rto, m.ok, m.run} {
 		ch <- d
 	}
 }
@@ -67,6 +76,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for k, n := range live {
 		gauge(m.plan, n, k[0], k[1])
 	}
+	m.collectSets(s, gauge)
 	for n := range s.Members {
 		_, age := m.d.hub.of(n)
 		seconds := age.Seconds()
@@ -74,6 +84,30 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 			seconds = -1
 		}
 		gauge(m.up, seconds, string(n))
+	}
+}
+
+// collectSets gives the ages of sets and proofs, as the log has them.
+func (m *metrics) collectSets(s consensus.State, gauge func(*prometheus.Desc, float64, ...string)) {
+	now := m.d.clock.Wall()
+	for _, row := range setsOf(m.d.fleet, s, now) {
+		region, age, passed := string(row.Region), -1.0, -1.0
+		if row.Set != "" {
+			age = float64(row.AgeMs) / 1000
+		}
+		if !row.Proven.IsZero() {
+			passed = now.Sub(row.Proven).Seconds()
+			gauge(m.rto, float64(row.ProvenRTOMs)/1000, region)
+		}
+		gauge(m.set, age, region)
+		gauge(m.bytes, float64(row.Uploaded), region)
+		gauge(m.proven, passed, region)
+		gauge(m.ok, number(row.Failed == ""), region)
+	}
+	for _, r := range s.Runs {
+		if r.State == consensus.RunLive {
+			gauge(m.run, 1, r.Kind, string(r.Region))
+		}
 	}
 }
 

@@ -50,4 +50,22 @@ type TargetOptions struct {
 	PostgresDirectory string
 	PostgresBin       string // of the server's programs; default: the drill's
 	PostgresUser      string // to run as when we are root; default: the drill's
+	// Drill: what is made is swept away after a crash, and the server that a
+	// set was taken from is refused as its target.
+	Drill bool
+}
+
+// Starter is a target whose restored server can be left running.
+type Starter interface {
+	restore.Target
+	// Start starts the restored server and returns how to connect to it.
+	Start(ctx context.Context) (connect string, err error)
+}
+
+// Keeper is a target that can be handed over to the person who asked for it.
+type Keeper interface {
+	restore.Target
+	// Keep ends what protects the place during a comparison (merges are
+	// stopped) and returns what the person should know about it, one line each.
+	Keep(ctx context.Context) (notes []string, err error)
 }
