@@ -30,6 +30,7 @@
 //	finish.go      an engine's manifest
 //	seal.go        the commit
 //	envelope.go    what is signed, and how it is checked
+//	damage.go      which errors are about the set itself, and not about the way to it
 //	decode.go      manifests and indexes from foreign bytes
 //	read.go        sets, seals, manifests, indexes
 //	pieces.go      plain text back out of blobs

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/backup"
+	"github.com/holdfast-dr/holdfast/internal/certs"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 )
 
@@ -24,9 +25,9 @@ var (
 	// ErrNewer says that the object has a format that this binary does not know.
 	ErrNewer = errors.New("it was made by a newer holdfast; use that version to read it")
 	// ErrDamaged says that the object is not what was written.
-	ErrDamaged = errors.New("it is damaged")
+	ErrDamaged error = damage("it is damaged")
 	// ErrSwapped says that the object is a good one, of something else.
-	ErrSwapped = errors.New("it belongs to something else; objects were swapped or copied into the wrong repository")
+	ErrSwapped error = damage("it belongs to something else; objects were swapped or copied into the wrong repository")
 )
 
 // envelope is a signed object. The signature is over the exact bytes of the
@@ -63,7 +64,10 @@ func (r *Repository) openEnvelope(domain string, body []byte, v any, signed func
 	}
 	at, by := signed()
 	node, err := r.c.Verifier.Verify(domain, e.Payload, e.Signature, []byte(e.Certificate), at)
-	if err != nil {
+	if errors.Is(err, certs.ErrSignature) {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if err != nil { // the certificate is not trusted here: that is no property of the set
 		return err
 	}
 	if node != by {

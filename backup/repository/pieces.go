@@ -145,7 +145,7 @@ func (r *Repository) blob(ctx context.Context, b backup.Blob, identities []age.I
 	}
 	stored, err := r.store.Get(ctx, b.Key, b.Stored)
 	if err != nil {
-		return nil, err
+		return nil, lost(err)
 	}
 	if err := compare(stored, b.Stored, b.SHA256); err != nil {
 		return nil, err
@@ -160,7 +160,7 @@ func plain(stored []byte, size int64, identities []age.Identity) ([]byte, error)
 		return nil, errors.New("it was encrypted to another key than the identity of this node; use the identity of the recipient that was configured then")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("decrypt: %w", err)
+		return nil, fmt.Errorf("%w: decrypt: %w", ErrDamaged, err)
 	}
 	d, err := zstd.NewReader(packed, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(2*blobBytesMax))
 	if err != nil {
@@ -169,7 +169,7 @@ func plain(stored []byte, size int64, identities []age.Identity) ([]byte, error)
 	defer d.Close()
 	text := make([]byte, size)
 	if _, err := io.ReadFull(d, text); err != nil {
-		return nil, fmt.Errorf("decompress: %w", err)
+		return nil, fmt.Errorf("%w: decompress: %w", ErrDamaged, err)
 	}
 	if n, err := d.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: its plain text is longer than %d bytes", ErrDamaged, size)

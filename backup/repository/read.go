@@ -56,7 +56,7 @@ func (r *Repository) manifest(ctx context.Context, set backup.SetID, p backup.Pa
 	}
 	body, err := r.store.Get(ctx, p.Manifest, p.Bytes)
 	if err != nil {
-		return none, err
+		return none, lost(err)
 	}
 	if err := compare(body, p.Bytes, p.SHA256); err != nil {
 		return none, err
@@ -83,7 +83,7 @@ func (r *Repository) PackIndex(ctx context.Context, p backup.Pack) (backup.PackI
 func (r *Repository) packIndex(ctx context.Context, p backup.Pack) (backup.PackIndex, error) {
 	body, err := r.store.Get(ctx, p.Index, indexBytesMax)
 	if err != nil {
-		return backup.PackIndex{}, err
+		return backup.PackIndex{}, lost(err)
 	}
 	if err := compare(body, int64(len(body)), p.SHA256); err != nil {
 		return backup.PackIndex{}, err
