@@ -26,7 +26,7 @@ func newPieces(ctx context.Context, sink backup.Sink) *pieces {
 	group, inner := errgroup.WithContext(ctx)
 	p := &pieces{parent: ctx, ctx: inner, group: group, sink: sink, buffers: make(chan []byte, putters+1)}
 	for range putters + 1 {
-		p.buffers <- make([]byte, backup.PieceBytesMax)
+		p.buffers <- nil // made when it is first needed
 	}
 	return p
 }
@@ -35,6 +35,9 @@ func newPieces(ctx context.Context, sink backup.Sink) *pieces {
 func (p *pieces) buffer() ([]byte, error) {
 	select {
 	case b := <-p.buffers:
+		if b == nil {
+			b = make([]byte, backup.PieceBytesMax)
+		}
 		return b, nil
 	case <-p.ctx.Done():
 		return nil, p.wait()
