@@ -106,7 +106,7 @@ func (r Report) facts(b *strings.Builder) {
 func (r Report) timeline(b *strings.Builder) {
 	var whole, width int64
 	for _, s := range r.Stages {
-		whole += max(0, s.Ms)
+		whole += span(s)
 		width = max(width, int64(utf8.RuneCountInString(s.Name)))
 	}
 	if len(r.Stages) == 0 {
@@ -115,7 +115,7 @@ func (r Report) timeline(b *strings.Builder) {
 	b.WriteString("## Stages\n\n```text\n")
 	var from int64
 	for _, s := range r.Stages {
-		ms := max(0, s.Ms)
+		ms := span(s)
 		mark := "ok  "
 		if !s.OK {
 			mark = "FAIL"
@@ -130,6 +130,10 @@ func (r Report) timeline(b *strings.Builder) {
 	b.WriteString("\n")
 }
 
+// span is how long a stage took, within what a picture can hold: a report may
+// come from foreign hands.
+func span(s Stage) int64 { return min(max(0, s.Ms), 1<<40) }
+
 // bar is a run of blocks from one moment of the whole to another, to an eighth
 // of a character. What took any time at all is seen.
 func bar(from, took, whole int64) string {
@@ -139,7 +143,7 @@ func bar(from, took, whole int64) string {
 	}
 	parts := []rune(eighths)
 	// Characters are filled from their left, so a bar begins at a whole one.
-	start := int(min(from*barWidth/whole, barWidth-1))
+	start := min(int(float64(from)/float64(whole)*barWidth), barWidth-1)
 	fill := int(float64(took) / float64(whole) * barWidth * 8)
 	if took > 0 {
 		fill = max(fill, 1)

@@ -129,6 +129,19 @@ func TestBar_IsAlwaysAsWideAndShowsWhatTookAnyTime(t *testing.T) {
 	}
 }
 
+func TestPage_HoldsAgainstAbsurdFigures(t *testing.T) {
+	r := sample()
+	for i := range r.Stages {
+		r.Stages[i].Ms = 1<<63 - 1
+	}
+	r.Bytes, r.RTOMs, r.RPOMs, r.Rows = 1<<63-1, 1<<63-1, 1<<63-1, 1<<64-1
+	r.Engines[1].Comparison.Rows, r.Engines[2].Comparison.Rows = 1<<64-1, 1<<64-1
+	r.Engines[1].Comparison.Tables = -1
+	if page := r.Page(); len(page) > 10_000 {
+		t.Errorf("a page of %d bytes", len(page))
+	}
+}
+
 func TestFigures_HaveUnits(t *testing.T) {
 	for ms, want := range map[int64]string{0: "0 ms", 999: "999 ms", 9_800: "9.8 s", 59_949: "59.9 s", 59_960: "1 min", 192_000: "3 min 12 s", 3_599_600: "1 h", 7_500_000: "2 h 5 min", 90_000_000: "1 day 1 h", 273_600_000: "3 days 4 h"} {
 		if got := Took(ms); got != want {

@@ -68,10 +68,12 @@ func (c *Comparison) Add(where, what string) {
 	}
 }
 
-// Vault is a repository as restores and drills read it.
+// Vault is a repository as restores and drills read it. An error about what
+// the store holds wraps ErrDamaged and names the key of the object; all other
+// errors are about the way there.
 type Vault interface {
 	backup.Source
-	// Sets lists what is sealed, newest first.
+	// Sets lists what is sealed, newest first. The list is whole or an error.
 	Sets(ctx context.Context) ([]backup.SetID, error)
 	// Seal reads a seal and verifies its signature and that it is the one of
 	// this set and cluster. The digest is of the object as stored.

@@ -23,7 +23,10 @@ func rows(e backup.Engine, n uint64) string {
 	if e == backup.Kafka {
 		what = "offset"
 	}
-	return count(int(n), what)
+	if n == 1 {
+		return "1 " + what
+	}
+	return thousands(n) + " " + what + "s"
 }
 
 // thousands groups digits: 1,234,567.
@@ -54,7 +57,7 @@ func Bytes(n int64) string {
 
 // Took says milliseconds as people do: "340 ms", "9.8 s", "3 min 12 s", "2 h 5 min", "3 days 4 h".
 func Took(ms int64) string {
-	d := time.Duration(ms) * time.Millisecond
+	d := time.Duration(min(ms, int64(time.Duration(1<<63-1)/time.Millisecond))) * time.Millisecond
 	switch {
 	case ms < 1000:
 		return fmt.Sprintf("%d ms", ms)
