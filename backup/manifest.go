@@ -50,8 +50,9 @@ type Blob struct {
 }
 
 // Piece is a run of bytes that is stored once however often it is taken. Its
-// id is the HMAC-SHA256 of its plain text under the repository's dedupe key,
-// so that no name confirms a guess.
+// id is the HMAC-SHA256 of its plain text under a key made from the
+// repository's dedupe key and the recipient, so that no name confirms a guess,
+// and nothing is reused that another private key is needed for.
 type Piece struct {
 	ID   string `json:"id"`   // hexadecimal
 	Blob int    `json:"blob"` // index into Manifest.Blobs

@@ -2,6 +2,8 @@ package repository
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -25,7 +27,7 @@ type Attempt struct {
 	set   backup.SetID
 	id    string
 	begun time.Time // by the store's clock
-	key   []byte    // of the dedupe hash
+	key   []byte    // of the hash that names pieces
 	prev  map[backup.Engine]*backup.Manifest
 	gone  map[string]string // blobs and packs of prev that cannot be reused, and why
 
@@ -70,7 +72,7 @@ func (r *Repository) Begin(ctx context.Context, set backup.SetID, attempt string
 		return nil, fmt.Errorf("begin set %s: %w", set, err)
 	}
 	a := &Attempt{
-		r: r, set: set, id: attempt, key: key, prev: map[backup.Engine]*backup.Manifest{}, gone: map[string]string{},
+		r: r, set: set, id: attempt, key: pieceKey(key, r.c.Recipient), prev: map[backup.Engine]*backup.Manifest{}, gone: map[string]string{},
 		parts: map[backup.Engine]backup.Part{}, uses: map[string]bool{},
 	}
 	if a.begun, err = r.store.Now(ctx); err != nil {
@@ -100,6 +102,14 @@ func (r *Repository) Begin(ctx context.Context, set backup.SetID, attempt string
 		a.prev[e] = a.without(m)
 	}
 	return a, nil
+}
+
+// pieceKey makes the recipient part of what names a piece: what was encrypted
+// to another one is not reused, for its private key may be lost.
+func pieceKey(dedupe []byte, recipient string) []byte {
+	mac := hmac.New(sha256.New, dedupe)
+	mac.Write([]byte("holdfast pieces for " + recipient))
+	return mac.Sum(nil)
 }
 
 func (r *Repository) canWrite() error {

@@ -11,7 +11,7 @@ import (
 // Corrupted returns a view in which the byte in the middle of one object is
 // wrong, whoever reads it. Its size stays. Nothing is written.
 func (r *Repository) Corrupted(key string) restore.Vault {
-	return &Repository{c: r.c, store: wrongByte{r.store, key}, recipient: r.recipient, zip: r.zip}
+	return &Repository{c: r.c, store: wrongByte{r.store, key}, recipient: r.recipient, zip: r.zip, unzip: r.unzip}
 }
 
 type wrongByte struct {

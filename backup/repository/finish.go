@@ -58,6 +58,17 @@ func (s *Sink) finish(ctx context.Context, m backup.Manifest) (backup.Part, erro
 	return part, nil
 }
 
+// Close gives up a sink that was not finished, and waits for what is still
+// being sent. It may be called always, and twice.
+func (s *Sink) Close() {
+	s.mu.Lock()
+	if s.err == nil && !s.finished {
+		s.err = errors.New("the sink was closed")
+	}
+	s.mu.Unlock()
+	s.sending.Wait()
+}
+
 // drain sends the last blob and waits for all.
 func (s *Sink) drain(ctx context.Context) error {
 	s.mu.Lock()

@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	"filippo.io/age"
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/holdfast-dr/holdfast/backup"
 )
@@ -150,11 +149,11 @@ func (r *Repository) blob(ctx context.Context, b backup.Blob, identities []age.I
 	if err := compare(stored, b.Stored, b.SHA256); err != nil {
 		return nil, err
 	}
-	return plain(stored, b.Size, identities)
+	return r.plain(stored, b.Size, identities)
 }
 
-func plain(stored []byte, size int64, identities []age.Identity) ([]byte, error) {
-	packed, err := age.Decrypt(bytes.NewReader(stored), identities...)
+func (r *Repository) plain(stored []byte, size int64, identities []age.Identity) ([]byte, error) {
+	body, err := age.Decrypt(bytes.NewReader(stored), identities...)
 	var not *age.NoIdentityMatchError
 	if errors.As(err, &not) {
 		return nil, errors.New("it was encrypted to another key than the identity of this node; use the identity of the recipient that was configured then")
@@ -162,17 +161,16 @@ func plain(stored []byte, size int64, identities []age.Identity) ([]byte, error)
 	if err != nil {
 		return nil, fmt.Errorf("%w: decrypt: %w", ErrDamaged, err)
 	}
-	d, err := zstd.NewReader(packed, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(2*blobBytesMax))
+	packed, err := io.ReadAll(body)
 	if err != nil {
-		return nil, fmt.Errorf("decompress: %w", err)
+		return nil, fmt.Errorf("%w: decrypt: %w", ErrDamaged, err)
 	}
-	defer d.Close()
-	text := make([]byte, size)
-	if _, err := io.ReadFull(d, text); err != nil {
+	text, err := r.unzip.DecodeAll(packed, make([]byte, 0, size))
+	if err != nil {
 		return nil, fmt.Errorf("%w: decompress: %w", ErrDamaged, err)
 	}
-	if n, err := d.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: its plain text is longer than %d bytes", ErrDamaged, size)
+	if int64(len(text)) != size {
+		return nil, fmt.Errorf("%w: its plain text is %d bytes long, want %d", ErrDamaged, len(text), size)
 	}
 	return text, nil
 }

@@ -72,6 +72,7 @@ type Repository struct {
 	store     Store
 	recipient age.Recipient
 	zip       *zstd.Encoder
+	unzip     *zstd.Decoder
 
 	mu      sync.Mutex
 	probed  bool
@@ -116,6 +117,9 @@ func Open(_ context.Context, c Config) (*Repository, error) {
 		return nil, fmt.Errorf("%s: %w", c.Name, err)
 	}
 	r.zip = zip
+	if r.unzip, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(c.Concurrency), zstd.WithDecoderMaxMemory(blobBytesMax)); err != nil {
+		return nil, fmt.Errorf("%s: %w", c.Name, err)
+	}
 	return r, nil
 }
 

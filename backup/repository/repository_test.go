@@ -142,6 +142,58 @@ func TestBegin_TakesAnewWhatIsGone(t *testing.T) {
 	}
 }
 
+// Its private key may be lost: that is why there is another recipient.
+func TestSink_ReusesNothingOfAnotherRecipient(t *testing.T) {
+	g := newRig(t)
+	ctx := t.Context()
+	first, c := backup.SetID(g.id()), sample()
+	must(t, second(g.take(ctx, g.open(t), first, c, nil)))
+	prev := must(t, second(manifests(ctx, g.open(t), first)))
+	other := newRig(t)
+	g.identity, g.config.Recipient = other.identity, other.config.Recipient
+	next := backup.SetID(g.id())
+	must(t, second(g.take(ctx, g.open(t), next, c, prev)))
+	if err := g.readBack(ctx, g.open(t), next, c); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSink_CloseEndsItAndWaits(t *testing.T) {
+	g := newRig(t)
+	r, ctx := g.open(t), t.Context()
+	s := must(t, second(r.Begin(ctx, backup.SetID(g.id()), g.id(), nil))).Sink(backup.Postgres)
+	for n := range 5 {
+		must(t, second(s.Put(ctx, noise(uint64(n), aloneBytes))))
+	}
+	s.Close()
+	s.Close()
+	before := g.store.calls
+	if _, err := s.Put(ctx, []byte("x")); err == nil {
+		t.Error("it takes more after its end")
+	}
+	if _, err := s.Finish(ctx, backup.Manifest{}); err == nil || g.store.calls != before {
+		t.Errorf("Finish says %v, after %d more calls", err, g.store.calls-before)
+	}
+}
+
+// The put of the seal works, its answer is lost for good, and the store comes
+// back: then the set exists, and that is what is said.
+func TestSeal_SaysWhatIsThereAfterALostAnswer(t *testing.T) {
+	g := newRig(t)
+	r, ctx := g.open(t), t.Context()
+	set, c := backup.SetID(g.id()), sample()
+	g.store.faults = []*fault{{op: "put", ending: backup.SealKey(set), lose: true, err: errOnPurpose}}
+	sum := must(t, second(g.take(ctx, r, set, c, nil)))
+	if sum != digest(g.store.get(backup.SealKey(set))) {
+		t.Error("another digest")
+	}
+	other := backup.SetID(g.id())
+	g.store.faults = []*fault{{op: "put", ending: backup.SealKey(other), err: errOnPurpose}}
+	if _, err := g.take(ctx, r, other, c, nil); !errors.Is(err, errOnPurpose) {
+		t.Errorf("a put that did not work: %v", err)
+	}
+}
+
 func TestAdopt_TakesExactlyWhatIsNamed(t *testing.T) {
 	g := newRig(t)
 	r, ctx := g.open(t), t.Context()

@@ -67,14 +67,14 @@ func (a *Attempt) seal(ctx context.Context, s backup.Seal) (backup.Digest, error
 	if err := a.stillGood(ctx); err != nil {
 		return "", err
 	}
+	// Whatever the put says, what counts is what is there now.
 	err = r.store.Put(ctx, backup.SealKey(a.set), body, objects.PutOptions{IfAbsent: true})
-	if err != nil && !errors.Is(err, objects.ErrExists) {
-		return "", err
-	}
 	there, sum, readErr := r.Seal(ctx, a.set)
 	switch {
-	case readErr != nil && err != nil:
+	case errors.Is(err, objects.ErrExists) && readErr != nil:
 		return "", fmt.Errorf("a seal is there that cannot be used: %w", readErr)
+	case err != nil && readErr != nil:
+		return "", err
 	case readErr != nil:
 		return "", fmt.Errorf("read back the seal: %w", readErr)
 	case sum == digest(body):

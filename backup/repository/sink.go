@@ -28,7 +28,7 @@ const (
 type pieceID [sha256.Size]byte
 
 // Sink keeps what one engine takes in one attempt. It fulfils backup.Sink.
-// Uploads go on behind Put: its context must last until Finish.
+// Uploads go on behind Put: its context must last until Finish or Close.
 type Sink struct {
 	a      *Attempt
 	engine backup.Engine

@@ -110,6 +110,8 @@ func (b *Bucket) explain(act, key string, tries int, err error) error {
 			"Many stores say this also of an object that is missing, when the keys may not list the bucket", where, ErrDenied, b.words(err), act)
 	case s == http.StatusMovedPermanently, s == http.StatusTemporaryRedirect:
 		return fmt.Errorf("%s: the bucket is in another region (%s); correct `region` or `endpoint`", where, b.words(err))
+	case errors.As(err, new(*tls.CertificateVerificationError)):
+		return fmt.Errorf("%s: %w: %s; check tls.ca_file, and that `endpoint` is the name in the store's certificate", where, ErrUnreachable, b.words(err))
 	case s == 0 && !errors.Is(err, context.Canceled):
 		return fmt.Errorf("%s: %w: %s; check `endpoint`, and whether the store runs", where, ErrUnreachable, b.words(err))
 	default:

@@ -44,16 +44,16 @@ func (b *Bucket) get(ctx context.Context, key string, max int64) ([]byte, error)
 	if size > max {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, size, max)
 	}
-	body, err := io.ReadAll(io.LimitReader(out.Body, max+1))
-	switch {
-	case err != nil:
-		return nil, err
-	case int64(len(body)) > max:
-		return nil, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, max)
-	case out.ContentLength != nil && int64(len(body)) != size:
-		return nil, fmt.Errorf("%w: %d of %d bytes", io.ErrUnexpectedEOF, len(body), size)
+	if out.ContentLength != nil {
+		body := make([]byte, size)
+		_, err := io.ReadFull(out.Body, body)
+		return body, err
 	}
-	return body, nil
+	body, err := io.ReadAll(io.LimitReader(out.Body, max+1))
+	if int64(len(body)) > max {
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, max)
+	}
+	return body, err
 }
 
 // Head looks at an object.
