@@ -45,8 +45,8 @@ type Progress struct {
 type Sink interface {
 	// Put keeps data, 1 byte to PieceBytesMax, unless it is there already, and
 	// returns its index in Manifest.Pieces. Small pieces are gathered into one
-	// blob. It keeps no reference to data. Sending goes on behind it: ctx must
-	// last as long as Take. An error, also of an earlier piece, is final.
+	// blob. It keeps no reference to data, and may still send it after it has
+	// returned. An error, also of an earlier piece, is final.
 	Put(ctx context.Context, data []byte) (piece int, err error)
 	// NewPack names a folder for a server to write to. The name has never
 	// been used and will not be used again.

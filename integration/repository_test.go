@@ -149,7 +149,7 @@ func TestRepository_FindsWhatWasDoneToItsFilesOnDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sink := a.Sink(backup.Postgres)
+	sink := a.Sink(ctx, backup.Postgres)
 	part := &backup.PostgresPart{Files: []backup.PostgresFile{{Name: "base/1/1"}}}
 	var text []byte
 	for n := range 6 {

@@ -47,7 +47,7 @@ func (p *pieces) buffer() ([]byte, error) {
 // put hands over the first n bytes of a buffer that buffer gave.
 func (p *pieces) put(b []byte, n int, at *int) {
 	p.group.Go(func() error {
-		piece, err := p.sink.Put(p.parent, b[:n]) // it sends on when the group is over
+		piece, err := p.sink.Put(p.ctx, b[:n])
 		if err != nil {
 			return err
 		}

@@ -161,7 +161,7 @@ func TestSink_ReusesNothingOfAnotherRecipient(t *testing.T) {
 func TestSink_CloseEndsItAndWaits(t *testing.T) {
 	g := newRig(t)
 	r, ctx := g.open(t), t.Context()
-	s := must(t, second(r.Begin(ctx, backup.SetID(g.id()), g.id(), nil))).Sink(backup.Postgres)
+	s := must(t, second(r.Begin(ctx, backup.SetID(g.id()), g.id(), nil))).Sink(ctx, backup.Postgres)
 	for n := range 5 {
 		must(t, second(s.Put(ctx, noise(uint64(n), aloneBytes))))
 	}
@@ -198,7 +198,7 @@ func TestAdopt_TakesExactlyWhatIsNamed(t *testing.T) {
 	g := newRig(t)
 	r, ctx := g.open(t), t.Context()
 	adopt := func(there []string, named ...backup.PackObject) error {
-		s := must(t, second(r.Begin(ctx, backup.SetID(g.id()), g.id(), nil))).Sink(backup.ClickHouse)
+		s := must(t, second(r.Begin(ctx, backup.SetID(g.id()), g.id(), nil))).Sink(ctx, backup.ClickHouse)
 		at := s.NewPack()
 		for _, name := range there {
 			g.store.set(at.Prefix+name, []byte(name))
@@ -235,7 +235,7 @@ func TestSink_ReportsAFailedUploadAtTheEnd(t *testing.T) {
 	g := newRig(t)
 	g.store.faults = []*fault{{op: "put", ending: "", nth: 3, err: errOnPurpose}} // session, blob, blob
 	r, ctx := g.open(t), t.Context()
-	s := must(t, second(r.Begin(ctx, backup.SetID(g.id()), g.id(), nil))).Sink(backup.Postgres)
+	s := must(t, second(r.Begin(ctx, backup.SetID(g.id()), g.id(), nil))).Sink(ctx, backup.Postgres)
 	for n := range 4 {
 		_, err := s.Put(ctx, noise(uint64(n), aloneBytes))
 		if err != nil && !errors.Is(err, errOnPurpose) {

@@ -106,7 +106,7 @@ func (g *rig) take(ctx context.Context, r *Repository, set backup.SetID, c conte
 }
 
 func (g *rig) clickhouse(ctx context.Context, a *Attempt, c content) (backup.Part, error) {
-	s := a.Sink(backup.ClickHouse)
+	s := a.Sink(ctx, backup.ClickHouse)
 	prev := a.Prev(backup.ClickHouse)
 	table := backup.ClickHouseTable{Database: "sentry", Name: "errors_local", Engine: "MergeTree"}
 	for _, id := range sortedKeys(c.partitions) {
@@ -147,7 +147,7 @@ func lookup(m *backup.Manifest, id string) (backup.ClickHousePartition, bool) {
 }
 
 func (g *rig) postgres(ctx context.Context, a *Attempt, c content) (backup.Part, error) {
-	s := a.Sink(backup.Postgres)
+	s := a.Sink(ctx, backup.Postgres)
 	part := &backup.PostgresPart{}
 	for _, name := range sortedKeys(c.files) {
 		f := backup.PostgresFile{Name: name}

@@ -57,10 +57,11 @@ type bundle struct {
 	text []byte
 }
 
-// Sink returns the place for what an engine takes; it builds on Prev(e).
-func (a *Attempt) Sink(e backup.Engine) *Sink {
+// Sink returns the place for what an engine takes; it builds on Prev(e). When
+// ctx ends, what is being sent ends too.
+func (a *Attempt) Sink(ctx context.Context, e backup.Engine) *Sink {
 	return &Sink{
-		a: a, engine: e, prev: a.prev[e], known: a.known(a.prev[e]),
+		ctx: ctx, a: a, engine: e, prev: a.prev[e], known: a.known(a.prev[e]),
 		slots: make(chan struct{}, a.r.c.Concurrency),
 		taken: map[pieceID]int{}, from: map[int]int{}, packs: map[string]int{},
 	}
@@ -146,13 +147,15 @@ func (s *Sink) send(ctx context.Context, b bundle) error {
 	case s.slots <- struct{}{}:
 	case <-ctx.Done():
 		return s.fail(context.Cause(ctx))
+	case <-s.ctx.Done():
+		return s.fail(context.Cause(s.ctx))
 	}
 	s.sending.Go(func() {
 		defer func() { <-s.slots }()
 		if s.failed() != nil {
 			return // the attempt is void: do not waste the wire
 		}
-		blob, err := s.a.r.putBlob(ctx, b.text)
+		blob, err := s.a.r.putBlob(s.ctx, b.text)
 		if err != nil {
 			_ = s.fail(err)
 			return

@@ -153,7 +153,9 @@ func (h *Host) takePart(ctx context.Context, attempt *repository.Attempt, name s
 	}
 	defer closeTaker()
 	failpoint.At("before:take " + string(e))
-	sink := attempt.Sink(e)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // what a failed take was still sending
+	sink := attempt.Sink(ctx, e)
 	progress := o.Progress
 	if progress == nil {
 		progress = func(backup.Progress) {}
