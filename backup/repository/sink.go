@@ -30,6 +30,7 @@ type pieceID [sha256.Size]byte
 // Sink keeps what one engine takes in one attempt. It fulfils backup.Sink.
 // Uploads go on behind Put: its context must last until Finish or Close.
 type Sink struct {
+	ctx    context.Context //nolint:containedctx // of the take; that of one Put may end before its upload
 	a      *Attempt
 	engine backup.Engine
 	prev   *backup.Manifest
