@@ -162,6 +162,34 @@ func pgRestore(t *testing.T, x *pgrestore.Target, m *backup.Manifest, src backup
 	return c
 }
 
+// pgDamage turns one bit in a table of a restored server, and leaves the
+// server stopped.
+func pgDamage(t *testing.T, x *pgrestore.Target, table string) {
+	t.Helper()
+	c, err := postgres.Open(postgres.Config{Name: "scratch", DSN: func() (string, error) { return x.ConnString(), nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := c.Connect(t.Context(), "sentry")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var path string
+	err = conn.QueryRow(t.Context(), "SELECT pg_relation_filepath($1::regclass)", table).Scan(&path)
+	if err := errors.Join(err, conn.Close(t.Context()), x.Stop(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	path = filepath.Join(x.Where(), "data", path)
+	b, err := os.ReadFile(path)
+	if err != nil || len(b) < 8192 {
+		t.Fatalf("%d bytes, %v", len(b), err)
+	}
+	b[len(b)-100] ^= 4
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // pgOdd is what Sentry's tables do not have.
 const pgOdd = `
 CREATE SCHEMA "odd Schema";
@@ -241,6 +269,14 @@ func TestPostgresBackup_RestoresEveryRowAndSeesOneThatIsNot(t *testing.T) {
 				t.Errorf("%s; compared %+v, %v; want exactly one difference", what, c, err)
 			}
 			t.Logf("%s: %v", what, c.Differences)
+			pgDamage(t, x, "public.sentry_grouphash")
+			if err := x.Start(t.Context(), &m); err != nil {
+				t.Fatal(err)
+			}
+			c, err = x.Compare(t.Context(), &m, nil)
+			if err != nil || c.Different != 2 || !strings.Contains(c.Differences[1].What, "cannot be read: damaged") {
+				t.Errorf("one bit of a page was turned; compared %+v, %v; want exactly one more difference", c, err)
+			}
 			if err := errors.Join(x.Remove(t.Context()), x.Remove(t.Context())); err != nil {
 				t.Error(err)
 			}

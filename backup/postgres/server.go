@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -14,6 +15,7 @@ import (
 
 // server is what is asked over SQL before a backup begins.
 type server struct {
+	major     int
 	superuser string // the first one that may log in; empty: not known
 	notes     []string
 }
@@ -28,6 +30,13 @@ func ask(ctx context.Context, c *postgres.Client) (s server, err error) {
 		return s, err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	version := conn.PgConn().ParameterStatus("server_version")
+	if s.major, err = postgres.Major(version); err != nil {
+		return s, err
+	}
+	if s.major < oldest {
+		return s, fmt.Errorf("back up postgres %s: its version is %s: want %d or newer", c.Name(), version, oldest)
+	}
 	rows, err := conn.Query(ctx, `SELECT spcname || ' at ' || pg_catalog.pg_tablespace_location(oid) FROM pg_catalog.pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY 1`)
 	if err != nil {
 		return s, fmt.Errorf("list the tablespaces of postgres %s: %w", c.Name(), err)
@@ -54,6 +63,21 @@ func ask(ctx context.Context, c *postgres.Client) (s server, err error) {
 		s.notes = append(s.notes, "the server's configuration is not in its data directory and so not in this backup: "+conf+" and pg_hba.conf")
 	}
 	return s, nil
+}
+
+// settle waits until the server's statistics tell of what was written before
+// now. Postgres 14 shows them up to half a second late; without the wait, a
+// table that was written to just before would seem to move.
+func (s server) settle(ctx context.Context) error {
+	if s.major >= 15 {
+		return nil
+	}
+	select {
+	case <-time.After(600 * time.Millisecond):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func spacesRefused(name string, spaces []string) error {

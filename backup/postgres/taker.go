@@ -59,6 +59,9 @@ func (t *Taker) Take(ctx context.Context, in backup.Take) (backup.Manifest, erro
 	if err != nil {
 		return backup.Manifest{}, err
 	}
+	if err := srv.settle(ctx); err != nil {
+		return backup.Manifest{}, err
+	}
 	before, err := t.census(ctx, "postgres: count before", tell)
 	if err != nil {
 		return backup.Manifest{}, err
@@ -117,9 +120,6 @@ func (t *Taker) base(ctx context.Context, in backup.Take, tell func(backup.Progr
 	major, err := postgres.Major(version)
 	if err != nil {
 		return nil, err
-	}
-	if major < oldest {
-		return nil, fmt.Errorf("its version is %s: want %d or newer", version, oldest)
 	}
 	system, err := identify(ctx, conn)
 	if err != nil {
