@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -43,6 +44,37 @@ func bucketOn(t *testing.T, s *stack.S3, name string) *objects.Bucket {
 	}
 	t.Cleanup(b.Close)
 	return b
+}
+
+// repositoryOn is the repository of a region with one node.
+func repositoryOn(t *testing.T, bucket *objects.Bucket) *repository.Repository {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "certs")
+	if _, err := certs.Init(certs.InitOptions{Dir: dir, Cluster: "lab", Nodes: []topology.Node{"us-east-1"}}); err != nil {
+		t.Fatal(err)
+	}
+	files := certs.FilesIn(dir, "us-east-1")
+	signer, err := certs.Load(certs.Options{Files: files, Cluster: "lab", Node: "us-east-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	verifier, err := certs.NewVerifier(files.CA, "lab")
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := repository.Open(t.Context(), repository.Config{
+		Store: bucket, Cluster: "lab", Region: "us-east", Verifier: verifier, Sign: signer, Recipient: identity.Recipient().String(),
+		DedupeKey: func() ([]byte, error) { return bytes.Repeat([]byte("k"), 32), nil },
+		Identity:  func() (string, error) { return identity.String(), nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }
 
 // TestObjects_KeepTheirPromisesOnARealStore runs over plain http and https:
@@ -118,31 +150,7 @@ func TestRepository_FindsWhatWasDoneToItsFilesOnDisk(t *testing.T) {
 	s := stack.RunS3(t, stack.S3Options{})
 	ctx := t.Context()
 	bucket := bucketOn(t, s, "sets")
-	dir := filepath.Join(t.TempDir(), "certs")
-	if _, err := certs.Init(certs.InitOptions{Dir: dir, Cluster: "lab", Nodes: []topology.Node{"us-east-1"}}); err != nil {
-		t.Fatal(err)
-	}
-	files := certs.FilesIn(dir, "us-east-1")
-	signer, err := certs.Load(certs.Options{Files: files, Cluster: "lab", Node: "us-east-1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	verifier, err := certs.NewVerifier(files.CA, "lab")
-	if err != nil {
-		t.Fatal(err)
-	}
-	identity, err := age.GenerateX25519Identity()
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := repository.Open(ctx, repository.Config{
-		Store: bucket, Cluster: "lab", Region: "us-east", Verifier: verifier, Sign: signer, Recipient: identity.Recipient().String(),
-		DedupeKey: func() ([]byte, error) { return bytes.Repeat([]byte("k"), 32), nil },
-		Identity:  func() (string, error) { return identity.String(), nil },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := repositoryOn(t, bucket)
 
 	set := backup.SetID(ulid.Make().String())
 	a, err := r.Begin(ctx, set, ulid.Make().String(), nil)
@@ -258,5 +266,62 @@ func TestRepository_FindsWhatWasDoneToItsFilesOnDisk(t *testing.T) {
 	}
 	if _, err := short.Head(ctx, "x"); !errors.Is(err, objects.ErrUnreachable) {
 		t.Errorf("a server that is gone: %v", err)
+	}
+}
+
+// TestRepository_OutlivesARestartOfTheStore kills the store in the middle of a
+// set and starts it again: the set is sealed, and whole.
+func TestRepository_OutlivesARestartOfTheStore(t *testing.T) {
+	stack.Need(t, stack.NeedS3)
+	s := stack.RunS3(t, stack.S3Options{})
+	ctx := t.Context()
+	r := repositoryOn(t, bucketOn(t, s, "sets"))
+	set := backup.SetID(ulid.Make().String())
+	a, err := r.Begin(ctx, set, ulid.Make().String(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sink := a.Sink(ctx, backup.Postgres)
+	defer sink.Close()
+	back := make(chan error, 1)
+	part := &backup.PostgresPart{Files: []backup.PostgresFile{{Name: "base/1/1"}}}
+	noise := rand.NewChaCha8([32]byte{1})
+	var text []byte
+	for n := range 40 {
+		if n == 10 {
+			if err := s.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			time.AfterFunc(time.Second, func() { back <- s.Restart(ctx) })
+		}
+		piece := make([]byte, 300<<10)
+		_, _ = noise.Read(piece) // it never fails
+		index, err := sink.Put(ctx, piece)
+		if err != nil {
+			t.Fatal(err)
+		}
+		part.Files[0].Pieces = append(part.Files[0].Pieces, index)
+		text = append(text, piece...)
+	}
+	done, err := sink.Finish(ctx, backup.Manifest{Postgres: part})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-back; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Seal(ctx, backup.Seal{Node: "us-east-1", Parts: []backup.Part{done}}); err != nil {
+		t.Fatal(err)
+	}
+	m, err := r.Manifest(ctx, set, done)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []byte
+	if err := r.Pieces(ctx, &m, m.Postgres.Files[0].Pieces, func(b []byte) error { got = append(got, b...); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, text) || done.Totals.New != 40 {
+		t.Errorf("%d bytes of %d in %d new blobs", len(got), len(text), done.Totals.New)
 	}
 }

@@ -19,7 +19,8 @@ import (
 // chainMax bounds the certificates that come with a signature.
 const chainMax = 8
 
-// ErrSignature says that the bytes are not what the node signed.
+// ErrSignature says that the bytes are not what the node signed, or that what
+// came with them is no certificate at all.
 var ErrSignature = errors.New("the signature does not fit: the content was changed, or signed as something else")
 
 // Sign signs payload as this node. The domain, such as "seal", says what is
@@ -75,7 +76,7 @@ func NewVerifier(caFile, cluster string) (*Verifier, error) {
 func (v *Verifier) Verify(domain string, payload, signature, certPEM []byte, signed time.Time) (topology.Node, error) {
 	chain, err := parseChain(certPEM)
 	if err != nil {
-		return "", fmt.Errorf("the certificate of the %s: %w", domain, err)
+		return "", fmt.Errorf("%w (the certificate that came with the %s: %w)", ErrSignature, domain, err)
 	}
 	roots, err := readRoots(v.file)
 	if err != nil {
