@@ -19,6 +19,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/httpapi"
+	"github.com/holdfast-dr/holdfast/internal/recovery"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 )
 
@@ -36,6 +37,7 @@ type app struct {
 	live     bool // stderr is a terminal: progress may be drawn
 	now      func() time.Time
 	started  bool // a verb runs: its arguments were right
+	vaults   func(recovery.Options) (vaults, error)
 
 	json   bool
 	socket string
@@ -46,7 +48,7 @@ type app struct {
 func newApp(in io.Reader, out, errOut io.Writer) *app {
 	return &app{
 		stdin: in, in: bufio.NewReader(in), out: out, err: errOut, now: time.Now,
-		asks: isTerminal(in) && isTerminal(errOut), live: isTerminal(errOut),
+		asks: isTerminal(in) && isTerminal(errOut), live: isTerminal(errOut), vaults: openVaults,
 	}
 }
 

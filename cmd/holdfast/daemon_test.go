@@ -38,6 +38,8 @@ type fakeDaemon struct {
 	ends   consensus.PlanPhase
 	err    error // of every call but Status and Members
 
+	backups runs
+
 	mu    sync.Mutex
 	reads int
 	ran   []string

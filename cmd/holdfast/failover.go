@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"regexp"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -151,6 +152,9 @@ func (a *app) move(c *cobra.Command, m move) error {
 		})
 }
 
+// planHash is what a plan may be named by.
+var planHash = regexp.MustCompile(`^[0-9a-f]{6,64}$`)
+
 // begin is the one way in which anything that cannot be taken back is
 // started: with a hash and --yes, or by typing the name after the plan.
 func (a *app) begin(c *cobra.Command, s start, client *httpapi.Client, canPlan bool, name string,
@@ -158,6 +162,8 @@ func (a *app) begin(c *cobra.Command, s start, client *httpapi.Client, canPlan b
 ) error {
 	ctx := c.Context()
 	switch {
+	case s.hash != "" && !planHash.MatchString(s.hash):
+		return usagef(c, "--plan %s: no hash of a plan, which has 6 to 64 hexadecimal digits as it was shown", s.hash)
 	case s.yes && s.hash == "":
 		return usagef(c, "--yes needs --plan HASH: it runs the plan that was read")
 	case !s.yes && !canPlan:

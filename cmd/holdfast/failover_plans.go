@@ -104,6 +104,27 @@ func onePlan(ctx context.Context, client *httpapi.Client, args []string) (consen
 	return "", usage{fmt.Sprintf("say which plan: %s are live", words(ids))}
 }
 
+// steer does something to the plan that was named, or to the only live one,
+// and follows it. started says in one line what goes on when nobody waits.
+func (a *app) steer(c *cobra.Command, args []string, s start, started string, act func(*httpapi.Client, consensus.PlanID) error) (pl httpapi.Plan, followed bool, err error) {
+	client, err := a.client()
+	if err != nil {
+		return pl, false, err
+	}
+	id, err := onePlan(c.Context(), client, args)
+	if err != nil {
+		return pl, false, err
+	}
+	if err := act(client, id); err != nil {
+		return pl, false, err
+	}
+	if s.noWait {
+		return pl, false, a.show(httpapi.Started{Plan: id}, func() string { return "Plan " + string(id) + " " + started + ": holdfast failover status\n" })
+	}
+	pl, err = a.follow(c.Context(), client, id, s.within)
+	return pl, err == nil, err
+}
+
 func failoverAbort(a *app) *cobra.Command {
 	var s start
 	var why string
@@ -116,22 +137,10 @@ of no return it is refused; a new plan moves back then.
 It follows the plan until everything is as it was: 0 rolled back, 1 not.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			client, err := a.client()
-			if err != nil {
-				return err
-			}
-			id, err := onePlan(c.Context(), client, args)
-			if err != nil {
-				return err
-			}
-			if err := client.Abort(c.Context(), id, why); err != nil {
-				return err
-			}
-			if s.noWait {
-				return a.show(httpapi.Started{Plan: id}, func() string { return "Plan " + string(id) + " turns back: holdfast failover status\n" })
-			}
-			pl, err := a.follow(c.Context(), client, id, s.within)
-			if err != nil {
+			pl, followed, err := a.steer(c, args, s, "turns back", func(client *httpapi.Client, id consensus.PlanID) error {
+				return client.Abort(c.Context(), id, why)
+			})
+			if err != nil || !followed {
 				return err
 			}
 			if err := a.outcome(pl); err != nil && pl.Plan.Phase != consensus.PlanRolledBack {
@@ -153,22 +162,10 @@ func failoverRetry(a *app) *cobra.Command {
 		Short: "Try the failed step of a plan again at once",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			client, err := a.client()
-			if err != nil {
-				return err
-			}
-			id, err := onePlan(c.Context(), client, args)
-			if err != nil {
-				return err
-			}
-			if err := client.Retry(c.Context(), id); err != nil {
-				return err
-			}
-			if s.noWait {
-				return a.show(httpapi.Started{Plan: id}, func() string { return "Plan " + string(id) + " tries again: holdfast failover status\n" })
-			}
-			pl, err := a.follow(c.Context(), client, id, s.within)
-			if err != nil {
+			pl, followed, err := a.steer(c, args, s, "tries again", func(client *httpapi.Client, id consensus.PlanID) error {
+				return client.Retry(c.Context(), id)
+			})
+			if err != nil || !followed {
 				return err
 			}
 			return a.outcome(pl)

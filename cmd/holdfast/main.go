@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/httpapi"
+	"github.com/holdfast-dr/holdfast/restore"
 )
 
 // exit is what the process ends with. Each code means one thing.
@@ -69,7 +70,7 @@ Start with: holdfast status`,
 	a.flags(root.PersistentFlags())
 	root.AddCommand(
 		serveVerb(a), guardVerb(a), keeperVerb(a), statusVerb(a), checkVerb(a), mirrorVerb(a), failoverVerb(a), pauseVerb(a), resumeVerb(a),
-		groupsVerb(a), membersVerb(a), auditVerb(a), configVerb(a), certsVerb(a), versionVerb(a),
+		backupVerb(a), restoreVerb(a), drillVerb(a), groupsVerb(a), membersVerb(a), auditVerb(a), configVerb(a), certsVerb(a), versionVerb(a),
 	)
 	return root
 }
@@ -132,6 +133,7 @@ func (a *app) code(err error) exit {
 	var p *httpapi.Problem
 	var u usage
 	var refused config.Problems
+	var inTheWay *restore.RefusedError
 	switch {
 	case err == nil:
 		return exitDone
@@ -149,6 +151,8 @@ func (a *app) code(err error) exit {
 		return exitFailed
 	case errors.As(err, &refused):
 		return exitFailed
+	case errors.As(err, &inTheWay):
+		return exitRefused
 	case !a.started: // cobra refused the arguments before any verb ran
 		return exitUsage
 	}

@@ -27,6 +27,9 @@ func renderStatus(s httpapi.Status) string {
 	if len(s.Stores) > 0 {
 		tables = append(tables, storeTable(s))
 	}
+	if len(s.Sets) > 0 {
+		tables = append(tables, setTable(s))
+	}
 	if len(s.Links) > 0 {
 		tables = append(tables, linkTable(s))
 	}
@@ -191,6 +194,28 @@ func storeCell(c httpapi.StoreCell, there bool) string {
 	return out
 }
 
+// setTable has a row for each region that is backed up.
+func setTable(s httpapi.Status) [][]string {
+	rows := [][]string{{"BACKUP OF", "LAST SET", "AGE", "PROVEN BY A DRILL", "NEXT SET"}}
+	for _, r := range s.Sets {
+		last, old, proven, next := "none", "-", "never", "by hand"
+		if r.Set != "" {
+			last, old = when(r.Sealed, s.At)+", "+size(r.Uploaded)+" new", age(millisOf(r.AgeMs))
+		}
+		if !r.Proven.IsZero() {
+			proven = age(s.At.Sub(r.Proven)) + " ago, RTO " + millis(r.ProvenRTOMs)
+		}
+		if r.Failed != "" {
+			proven += ", then FAILED (see below)"
+		}
+		if !r.NextSlot.IsZero() {
+			next = when(r.NextSlot, s.At)
+		}
+		rows = append(rows, []string{string(r.Region), last, old, proven, next})
+	}
+	return rows
+}
+
 func linkTable(s httpapi.Status) [][]string {
 	rows := [][]string{{"MIRROR", "STATE", "BEHIND", "INCOMING", "PARTITIONS"}}
 	for _, l := range s.Links {
@@ -281,6 +306,7 @@ func statusFindings(s httpapi.Status) []httpapi.Finding {
 			add(httpapi.Warning, "mirror "+linkName(l.ID), frozenText(f), f.Next)
 		}
 	}
+	out = append(out, setFindings(s)...)
 	for _, pl := range s.Plans {
 		if pl.Stuck != "" {
 			add(httpapi.Critical, "plan "+string(pl.ID), "waits for a person: "+pl.Stuck, stuckNext(pl))
@@ -311,6 +337,32 @@ func roleFindings(s httpapi.Status) []httpapi.Finding {
 				what += ": " + r.PausedReason
 			}
 			out = append(out, httpapi.Finding{Severity: httpapi.Note, About: string(r.Role), What: what, Next: "holdfast resume --role " + string(r.Role)})
+		}
+	}
+	return out
+}
+
+// slotLate is how long after its slot a set may begin before a person hears.
+const slotLate = 10 * time.Minute
+
+func setFindings(s httpapi.Status) []httpapi.Finding {
+	var out []httpapi.Finding
+	for _, r := range s.Sets {
+		about, region := "backup of "+string(r.Region), string(r.Region)
+		add := func(sev httpapi.Severity, what, next string) {
+			out = append(out, httpapi.Finding{Severity: sev, About: about, What: what, Next: next})
+		}
+		if r.Failed != "" {
+			add(httpapi.Critical, "the last drill failed: "+r.Failed, "holdfast drill list --region "+region)
+		}
+		switch {
+		case r.Set == "":
+			add(httpapi.Warning, "there is no recovery set", "holdfast backup run --region "+region)
+		case r.Proven.IsZero() && r.Failed == "":
+			add(httpapi.Warning, "no drill has proven that a set can be restored", "holdfast drill run --of "+region)
+		}
+		if late := s.At.Sub(r.NextSlot); !r.NextSlot.IsZero() && late > slotLate {
+			add(httpapi.Warning, "the set of "+when(r.NextSlot, s.At)+" is late by "+age(late), "holdfast backup list --region "+region)
 		}
 	}
 	return out

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-dr/holdfast/consensus"
 	"github.com/holdfast-dr/holdfast/internal/httpapi"
 	"github.com/holdfast-dr/holdfast/internal/topology"
+	"github.com/holdfast-dr/holdfast/restore"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew; read the diff")
@@ -87,6 +88,34 @@ func TestRender_ReadsAsItShould(t *testing.T) {
 		Node: "us-east-1", File: "/etc/holdfast/holdfast.yaml", Digest: "aaaaaaaaaaaaaaaa", Applied: "bbbbbbbbbbbbbbbbbb", Drift: true,
 		Nodes: map[topology.Node]string{"eu-west-1": "bbbbbbbbbbbbbbbbbb", "witness-1": "cccccccccccccccccccc"},
 	}))
+	golden("status-backups", renderStatus(backedUp()))
+	golden("status-backups-late", renderStatus(unproven()))
+	sets := setsAtNoon(t)
+	golden("backup-list", renderSets(sets))
+	sets.Findings, sets.Runs = append(sets.Findings, setRow{Set: setWest, Region: "eu-west", Vault: "s3://holdfast-eu", Damaged: "damaged: sets/" + string(setWest) + ".json: its signature is none"}.findings(logbook{})...), []httpapi.Run{liveRun(), failedRun()}
+	sets.Sets[1] = setRow{Set: setWest, Region: "eu-west", Damaged: "its signature is none"}
+	sets.Findings = append(sets.Findings, lastFailed(sets.Runs, nil)...)
+	golden("backup-list-bad", renderSets(sets))
+	golden("backup-list-none", renderSets(setList{At: noon}))
+	seal := sampleSeal(setNew, "us-east")
+	golden("backup-run", renderTaken(taken{Run: consensus.RunID(setNew), Seal: &seal, RunEvidence: httpapi.RunEvidence{Set: setNew, Region: "us-east", Digest: sealDigest(setNew), Totals: seal.Totals(), TookMs: 41_200}}))
+	golden("backup-show", renderSet(shownAtNoon(), false))
+	bare := shownAtNoon()
+	bare.Logged, bare.Drills = false, nil
+	golden("backup-show-offsets", renderSet(bare, true))
+	golden("backup-verify", renderVerified(verified{OK: true, Sets: []setVerified{{Set: setNew, Region: "us-east", OK: true, Logged: true, Objects: 131, Bytes: 4_239_002_000}}}))
+	golden("backup-verify-bad", renderVerified(verified{ReadData: true, Sets: []setVerified{
+		{Set: setNew, Region: "us-east", OK: true, Logged: true, Objects: 131, Bytes: 4_239_002_000, Read: 4_239_002_000, TookMs: 9_100},
+		{Set: setMid, Region: "us-east", Logged: true, Broken: 60, Findings: []restore.Finding{{Object: "packs/clickhouse/01P2/data.bin", What: "its SHA-256 is aa…, want bb…", Hurts: "default.errors_local, partition 90-20260223"}}},
+	}}))
+	golden("restore-plan", renderRestorePlan(restorePlanned(), "s3://holdfast-us"))
+	golden("restore-plan-refused", renderRestorePlan(restoreRefused(), "s3://holdfast-us"))
+	golden("restore-run", renderRestored(restoreDone()))
+	golden("restore-run-failed", renderRestored(restoreFailed()))
+	good, bad := provenReport(setNew, "01KJNA", noon), failedReport(setMid, "01KJNB", noon)
+	golden("drill-run", renderDrilled(drilled{Run: "01KJNA", RunEvidence: httpapi.RunEvidence{Set: setNew, Region: "us-east"}, Full: &good}))
+	golden("drill-run-bad", renderDrilled(drilled{Run: "01KJNB", RunEvidence: httpapi.RunEvidence{Set: setMid, Region: "us-east"}, Full: &bad}))
+	golden("drill-list", renderDrills(drillsListed{At: noon, Older: 12, Drills: []drillShown{{"01KJNB", bad}, {"01KJNA", good}}, Findings: lastVerdicts([]drillShown{{"01KJNB", bad}, {"01KJNA", good}})}))
 	golden("problem", renderProblem(httpapi.Problemf(httpapi.NoLeader, "run failover", "holdfast members list", "no leader"))+
 		renderProblem(httpapi.RefusedBy("run failover", blockers)))
 }
