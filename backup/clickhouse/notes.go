@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/holdfast-dr/holdfast/internal/clickhouse"
 )
 
 // dataless are engines that only point at data elsewhere, or make it from data
@@ -21,8 +23,12 @@ const namesMax = 20
 // notes says, per engine, what a restore will not bring back.
 func notes(tables []table) []string {
 	byEngine := map[string][]string{}
+	var inner []string
 	for _, t := range tables {
-		if !t.holdsData() {
+		switch {
+		case clickhouse.Inner(t.Name):
+			inner = append(inner, t.Database+"."+t.Name)
+		case !t.holdsData():
 			byEngine[t.Engine] = append(byEngine[t.Engine], t.Database+"."+t.Name)
 		}
 	}
@@ -41,6 +47,9 @@ func notes(tables []table) []string {
 		default:
 			list = append(list, fmt.Sprintf("%s: may hold rows of its own, which are NOT taken; only the definition is kept: %s", engine, text))
 		}
+	}
+	if n := len(inner); n > 0 {
+		list = append(list, fmt.Sprintf("%d inner tables of materialized views hold rows, which are NOT taken; give the views a table of their own (TO …): %s", n, strings.Join(inner[:min(n, namesMax)], ", ")))
 	}
 	var replicated []string
 	for _, t := range tables {

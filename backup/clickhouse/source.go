@@ -33,7 +33,7 @@ func (t table) name() tableName { return tableName{t.Database, t.Name} }
 
 // holdsData reports whether rows of its own lie in partitions: only these
 // tables are in packs.
-func (t table) holdsData() bool { return strings.HasSuffix(t.Engine, "MergeTree") }
+func (t table) holdsData() bool { return clickhouse.InPacks(t.Engine, t.Name) }
 
 func (t table) columns() []clickhouse.Column {
 	list := make([]clickhouse.Column, len(t.Columns))

@@ -16,6 +16,18 @@ type Column struct{ Name, Type, Kind string }
 // Stored reports whether the column's values are kept on disk.
 func (c Column) Stored() bool { return c.Kind != "ALIAS" && c.Kind != "EPHEMERAL" }
 
+// InPacks reports whether a table's rows can be in a native backup of that
+// table: the MergeTree family, but for the inner tables of materialized views,
+// which the server does not let anybody back up by name.
+func InPacks(engine, name string) bool {
+	return strings.HasSuffix(engine, "MergeTree") && !Inner(name)
+}
+
+// Inner reports whether a table is the hidden store of a materialized view.
+func Inner(name string) bool {
+	return strings.HasPrefix(name, ".inner_id.") || strings.HasPrefix(name, ".inner.")
+}
+
 // Method is how a row becomes a number. It stands before each hash, so that
 // only equal methods are compared.
 type Method string

@@ -108,7 +108,7 @@ func databases(scratch map[string]string) []string {
 }
 
 // holdsData reports whether the manifest has rows of this table.
-func holdsData(t backup.ClickHouseTable) bool { return strings.HasSuffix(t.Engine, "MergeTree") }
+func holdsData(t backup.ClickHouseTable) bool { return clickhouse.InPacks(t.Engine, t.Name) }
 
 func replicated(t backup.ClickHouseTable) bool {
 	return holdsData(t) && (strings.HasPrefix(t.Engine, "Replicated") || strings.HasPrefix(t.Engine, "Shared"))
