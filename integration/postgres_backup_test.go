@@ -128,7 +128,7 @@ func pgPlace(t *testing.T) string {
 	return dir
 }
 
-func pgTarget(t *testing.T, bin, dir, run string) *pgrestore.Target {
+func pgNew(t *testing.T, bin, dir, run string) *pgrestore.Target {
 	t.Helper()
 	x, err := pgrestore.New(pgrestore.Config{
 		Directory: dir, Run: run, BinDir: bin, User: "nobody", StartTimeout: time.Minute,
@@ -137,6 +137,13 @@ func pgTarget(t *testing.T, bin, dir, run string) *pgrestore.Target {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return x
+}
+
+// pgTarget is taken away at the end.
+func pgTarget(t *testing.T, bin, dir, run string) *pgrestore.Target {
+	t.Helper()
+	x := pgNew(t, bin, dir, run)
 	t.Cleanup(func() {
 		if err := x.Remove(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
@@ -202,6 +209,9 @@ INSERT INTO parted SELECT i, md5(i::text) FROM generate_series(0, 199) i;
 CREATE UNLOGGED TABLE fleeting (i int); INSERT INTO fleeting VALUES (1);
 CREATE MATERIALIZED VIEW seen AS SELECT count(*) FROM parted;
 CREATE TABLE busy (i bigserial, v text);`
+
+// pgMany makes more tables than the server has room for locks.
+const pgMany = `DO $$ BEGIN FOR i IN 1 .. 2500 LOOP EXECUTE format('CREATE TABLE many_%s (i int PRIMARY KEY)', i); IF i % 100 = 0 THEN COMMIT; END IF; END LOOP; END $$`
 
 // pgQuiet waits until who filled the tables is gone, and with them what they
 // had yet to report to the statistics: a table counts as moving for it.
@@ -344,8 +354,22 @@ func TestPostgresBackup_ServerThatDiesIsAnErrorAndTheNextAttemptPasses(t *testin
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := pgRestore(t, pgTarget(t, p.BinDir(), pgPlace(t), "after"), &m, a); c.Different != 0 || c.Units != 1 {
+	x := pgNew(t, p.BinDir(), pgPlace(t), "after")
+	if c := pgRestore(t, x, &m, a); c.Different != 0 || c.Units != 1 {
 		t.Errorf("%+v", c)
+	}
+	// What is kept can be started again, and is never removed.
+	if err := errors.Join(x.Keep(t.Context()), x.Start(t.Context(), &m)); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := x.Compare(t.Context(), &m, nil); err != nil || c.Different != 0 || c.Units != 1 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if err := x.Remove(t.Context()); err == nil {
+		t.Error("what was kept was removed")
+	}
+	if err := x.Stop(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -365,6 +389,21 @@ func TestPostgresBackup_CancelledAttemptEndsAtOnce(t *testing.T) {
 	}
 	if took := time.Since(begun); took > 10*time.Second {
 		t.Errorf("took %s", took)
+	}
+}
+
+func TestPostgresCensus_HoldsTheLocksOfOneTableAtATime(t *testing.T) {
+	p := stack.RunPostgres(t, stack.PostgresOptions{Name: "pgmany", Version: "14", Settings: map[string]string{"max_locks_per_transaction": "10", "max_connections": "20"}})
+	if err := p.Exec(t.Context(), pgMany); err != nil {
+		t.Fatal(err)
+	}
+	c, err := postgres.Open(postgres.Config{Name: p.Name(), DSN: func() (string, error) { return p.BackupDSN(), nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := c.Census(t.Context(), postgres.CensusOptions{})
+	if err != nil || len(all) != 2500 {
+		t.Errorf("%d tables, %v", len(all), err)
 	}
 }
 

@@ -145,7 +145,7 @@ func TestCheck_NamesWhatIsInTheWayAndChangesNothing(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+			defer os.RemoveAll(dir)
 			if err := os.Chmod(dir, 0o755); err != nil {
 				t.Fatal(err)
 			}

@@ -27,7 +27,7 @@ var settings = []string{
 	"logging_collector=off", "log_destination=stderr", "log_min_messages=warning", "default_transaction_read_only=off",
 	"statement_timeout=0", "temp_tablespaces=", "autovacuum=off", "huge_pages=off",
 	"zero_damaged_pages=off", "ignore_checksum_failure=off",
-	"max_connections=20", "max_prepared_transactions=100", "max_wal_senders=0", "shared_buffers=32MB",
+	"max_connections=20", "superuser_reserved_connections=3", "max_locks_per_transaction=256", "max_prepared_transactions=100", "max_wal_senders=0", "shared_buffers=32MB",
 }
 
 // arguments of the server; nothing in them is secret.
