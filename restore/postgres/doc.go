@@ -17,7 +17,8 @@
 //	postgresql.conf, hba.conf, ident.conf, postgres.log
 //
 // Whoever can enter the folder (its owner, and root) is trusted as any role:
-// the production's own passwords and rules are not used.
+// the production's own passwords and rules are not used. We log in as the
+// superuser that the manifest names, for it is not always called postgres.
 //
 //	target.go   New, Where, Check
 //	place.go    the folder: made, marked, found again, removed
