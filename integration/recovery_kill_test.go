@@ -125,7 +125,9 @@ func (s *slayer) point(kind, victim string) {
 	if err := sentry.FillClickHouse(s.Context(), s.tables(east.ClickHouse), 20+s.random.IntN(50), time.Now()); err != nil {
 		s.Fatal(err)
 	}
-	if err := sentry.FillPostgres(s.Context(), east.Postgres.DSN(), 10); err != nil {
+	const marks = `CREATE TABLE IF NOT EXISTS marks (n bigserial PRIMARY KEY, at timestamptz DEFAULT now(), note text);
+		INSERT INTO marks (note) SELECT CASE WHEN g % 3 = 0 THEN NULL ELSE 'mark ' || g END FROM generate_series(1, 500) g`
+	if err := east.Postgres.Exec(s.Context(), marks); err != nil {
 		s.Fatal(err)
 	}
 	id := s.begin(kind)

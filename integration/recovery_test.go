@@ -315,8 +315,8 @@ func (v *vaulted) restores(set httpapi.RunEvidence) {
 	out := v.must("eu-west-1", append([]string{"restore"}, args...)...)
 	v.Logf("restore run:\n%s", out)
 	// Never over something that exists.
-	if _, errOut, err := v.cli("eu-west-1", append([]string{"restore"}, args...)...); err == nil || !strings.Contains(errOut, "by_hand") {
-		v.Errorf("a second restore into the same place: %v\n%s", err, errOut)
+	if out, errOut, err := v.cli("eu-west-1", append([]string{"restore"}, args...)...); err == nil || !strings.Contains(out+errOut, "by_hand exists") {
+		v.Errorf("a second restore into the same place: %v\n%s%s", err, out, errOut)
 	}
 	// A sweep after drills does not take what a person asked for.
 	v.nothingLeft()

@@ -154,8 +154,8 @@ func (h *Host) takePart(ctx context.Context, attempt *repository.Attempt, name s
 	defer closeTaker()
 	failpoint.At("before:take " + string(e))
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // what a failed take was still sending
 	sink := attempt.Sink(ctx, e)
+	defer func() { cancel(); sink.Close() }() // what a failed take was still sending
 	progress := o.Progress
 	if progress == nil {
 		progress = func(backup.Progress) {}
