@@ -327,6 +327,29 @@ func TestClickHouseBackup_TakesWhatChangedAndGivesItBack(t *testing.T) {
 		r.exec("DROP DATABASE drill_two SYNC")
 		r.exec("CREATE DATABASE drill_two")
 	})
+	t.Run("both ways to hash a row read every type of column", func(t *testing.T) {
+		r := r.with(t)
+		for _, table := range first.ClickHouse.Tables {
+			if len(table.Partitions) == 0 {
+				continue
+			}
+			var columns []clickhouse.Column
+			for _, c := range table.Columns {
+				columns = append(columns, clickhouse.Column{Name: c.Name, Type: c.Type, Kind: c.Kind})
+			}
+			for _, m := range []clickhouse.Method{clickhouse.TupleHash, clickhouse.BytesHash} {
+				got, _, err := r.client.Count(t.Context(), clickhouse.Census{Database: "src", Table: table.Name, Columns: columns, By: clickhouse.ByPartition, Method: m})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, p := range table.Partitions {
+					if n := got[p.ID]; n.Rows != p.Rows || n.Hash == 0 || m == clickhouse.TupleHash && n.Text(m) != p.RowHash {
+						t.Errorf("%s %s: %+v, the manifest says %+v", table.Name, m, n, p)
+					}
+				}
+			}
+		}
+	})
 	t.Run("nothing changed, nothing is written", func(t *testing.T) {
 		r := r.with(t)
 		again, sink := r.mustTake(e, &first)
@@ -445,6 +468,19 @@ func TestClickHouseBackup_TakesWhatChangedAndGivesItBack(t *testing.T) {
 		r.exec("ALTER TABLE src.patched APPLY PATCHES", "mutations_sync")
 		m, _ := r.mustTake(e, &second)
 		r.removes(r.proves(m, "patched"))
+	})
+	t.Run("who cancels is not kept waiting", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var at time.Time
+		_, err := e.Take(ctx, backup.Take{Set: "S", Attempt: "A", Sink: &chSink{r: r.with(t)}, Progress: func(p backup.Progress) {
+			if strings.Contains(p.Stage, "back up") && p.Done > 0 && at.IsZero() {
+				at = time.Now()
+				cancel()
+			}
+		}})
+		if at.IsZero() || !errors.Is(err, context.Canceled) || time.Since(at) > 5*time.Second {
+			t.Fatalf("after %s: %v", time.Since(at), err)
+		}
 	})
 	t.Run("a server that is killed in the middle fails the attempt, and the next one works", func(t *testing.T) {
 		r := r.with(t)

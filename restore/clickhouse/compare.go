@@ -18,6 +18,9 @@ func (t *Target) Compare(ctx context.Context, m *backup.Manifest, progress func(
 	if m.ClickHouse == nil {
 		return c, errors.New("compare clickhouse: the manifest holds no ClickHouse part")
 	}
+	if err := t.sameServer(ctx); err != nil {
+		return c, fmt.Errorf("compare %s: %w", t.Where(), err)
+	}
 	scratch := t.scratch(m)
 	have, err := t.columns(ctx, databases(scratch))
 	if err != nil {

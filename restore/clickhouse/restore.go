@@ -123,7 +123,10 @@ func (t *Target) plan(m *backup.Manifest) (p plan, err error) {
 // makeDatabases creates the scratch databases, marked from their first moment.
 func (t *Target) makeDatabases(ctx context.Context, scratch map[string]string) error {
 	names := databases(scratch)
-	there, comments, err := marked(ctx, t.c.Client, "name IN ("+clickhouse.Literals(append(names, ""))+")")
+	if len(names) == 0 {
+		return nil // the set holds no table at all
+	}
+	there, comments, err := marked(ctx, t.c.Client, "name IN ("+clickhouse.Literals(names)+")")
 	if err != nil {
 		return err
 	}
@@ -156,8 +159,12 @@ var permissive = []string{
 }
 
 func (t *Target) makeTables(ctx context.Context, p plan, progress func(backup.Progress)) error {
+	var err error
+	if t.serverStarted, err = t.startOfServer(ctx); err != nil {
+		return err
+	}
 	settings := map[string]any{"max_query_size": 16 << 20}
-	err := t.c.Client.Rows(ctx, clickhouse.Query{SQL: "SELECT name FROM system.settings WHERE name IN (" + clickhouse.Literals(permissive) + ")"}, func(scan func(...any) error) error {
+	err = t.c.Client.Rows(ctx, clickhouse.Query{SQL: "SELECT name FROM system.settings WHERE name IN (" + clickhouse.Literals(permissive) + ")"}, func(scan func(...any) error) error {
 		var name string
 		if err := scan(&name); err != nil {
 			return err
@@ -179,6 +186,28 @@ func (t *Target) makeTables(ctx context.Context, p plan, progress func(backup.Pr
 			}
 		}
 		progress(backup.Progress{Stage: "clickhouse: create tables", Done: int64(i + 1), Total: int64(len(p.create)), Unit: "tables"})
+	}
+	return nil
+}
+
+// startOfServer is when the server was started, in seconds since 1970.
+func (t *Target) startOfServer(ctx context.Context) (seconds int64, err error) {
+	err = t.c.Client.Rows(ctx, clickhouse.Query{SQL: "SELECT toInt64(toUnixTimestamp(now())) - toInt64(uptime())"}, func(scan func(...any) error) error { return scan(&seconds) })
+	return seconds, err
+}
+
+// sameServer refuses to go on after a restart of the server: it forgets that
+// merges were stopped, and what they changed since would look like a bad set.
+func (t *Target) sameServer(ctx context.Context) error {
+	if t.serverStarted == 0 {
+		return nil // restored by another process: nothing is known
+	}
+	now, err := t.startOfServer(ctx)
+	if err != nil {
+		return err
+	}
+	if d := now - t.serverStarted; d > 2 || d < -2 {
+		return errors.New("the server was restarted since the restore, and merges ran: restore again")
 	}
 	return nil
 }

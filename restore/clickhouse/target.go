@@ -40,6 +40,8 @@ type Config struct {
 type Target struct {
 	c        Config
 	restores int // numbers the operations of this process
+	// serverStarted is when the server was started that Restore spoke to; 0: not known.
+	serverStarted int64
 }
 
 var _ restore.Target = (*Target)(nil)
@@ -142,6 +144,9 @@ func (t *Target) Check(ctx context.Context, m *backup.Manifest) ([]restore.Obsta
 		}
 	}
 	names := databases(t.scratch(m))
+	if len(names) == 0 {
+		names = []string{t.c.Database} // a set without tables
+	}
 	there, comments, err := marked(ctx, t.c.Client, "name IN ("+clickhouse.Literals(names)+")")
 	if err != nil {
 		return nil, err
@@ -158,19 +163,12 @@ func (t *Target) Check(ctx context.Context, m *backup.Manifest) ([]restore.Obsta
 	if need > free {
 		found(fmt.Sprintf("The set needs %d MB on the server's disks; %d MB are free on the largest.", need>>20, free>>20), "Free space, or use a larger target.")
 	}
-	for _, right := range []string{"CREATE DATABASE, DROP DATABASE, CREATE TABLE, INSERT, SELECT ON " + clickhouse.Ident(names0(names)) + ".*", "NAMED COLLECTION ON " + clickhouse.Ident(t.c.Collection)} {
+	for _, right := range []string{"CREATE DATABASE, DROP DATABASE, CREATE TABLE, INSERT, SELECT ON " + clickhouse.Ident(names[0]) + ".*", "NAMED COLLECTION ON " + clickhouse.Ident(t.c.Collection)} {
 		if ok, known := t.granted(ctx, right); known && !ok {
 			found("The user lacks a right: "+right+".", "GRANT "+right+" TO the user that holdfast logs in as.")
 		}
 	}
 	return list, ctx.Err()
-}
-
-func names0(names []string) string {
-	if len(names) == 0 {
-		return "default"
-	}
-	return names[0]
 }
 
 func (t *Target) free(ctx context.Context) (bytes uint64, err error) {
