@@ -120,17 +120,16 @@ func (a *app) listSets(ctx context.Context, d *depot, most int) (setList, error)
 	l := setList{At: a.now().UTC(), Sets: []setRow{}, Log: book.answered, Runs: []httpapi.Run{}, Findings: []httpapi.Finding{}}
 	var all []found
 	var unread error
-	for _, r := range d.regions {
-		s, err := d.open(ctx, r, nil)
-		if err != nil {
-			unread = errors.Join(unread, err)
-			l.Findings = append(l.Findings, httpapi.Finding{Severity: httpapi.Critical, About: "repository of " + string(r), What: "its sets are not listed: " + err.Error(), Next: "holdfast check --region " + string(r)})
+	for _, s := range d.openAll(ctx, nil) {
+		if s.err != nil {
+			unread = errors.Join(unread, s.err)
+			l.Findings = append(l.Findings, unreached(s, "sets"))
 			continue
 		}
 		for _, id := range s.sets {
-			all = append(all, found{s, id})
+			all = append(all, found{s.shelf, id})
 		}
-		l.Findings = append(l.Findings, missing(s, book)...)
+		l.Findings = append(l.Findings, missing(s.shelf, book)...)
 	}
 	if unread != nil && len(all) == 0 {
 		return l, unread
@@ -156,6 +155,11 @@ func (a *app) listSets(ctx context.Context, d *depot, most int) (setList, error)
 	l.Runs = notable(book.runs, recovery.KindBackup, d.regions)
 	l.Findings = append(l.Findings, lastFailed(l.Runs, all)...)
 	return l, nil
+}
+
+// unreached says that a list is short, and why.
+func unreached(s reached, what string) httpapi.Finding {
+	return httpapi.Finding{Severity: httpapi.Critical, About: "repository of " + string(s.region), What: "its " + what + " are not listed: " + s.err.Error(), Next: "holdfast check --region " + string(s.region)}
 }
 
 // row reads one seal, and what proves it.

@@ -75,13 +75,12 @@ It ends with 5 when something is missing or wrong, and names each object.`,
 // list would look like a whole one.
 func (d *depot) all(ctx context.Context) ([]found, error) {
 	var out []found
-	for _, r := range d.regions {
-		s, err := d.open(ctx, r, nil)
-		if err != nil {
-			return nil, err
+	for _, s := range d.openAll(ctx, nil) {
+		if s.err != nil {
+			return nil, s.err
 		}
 		for _, id := range s.sets {
-			out = append(out, found{s, id})
+			out = append(out, found{s.shelf, id})
 		}
 	}
 	if len(out) == 0 {

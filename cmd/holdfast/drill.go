@@ -207,11 +207,10 @@ func (a *app) listDrills(ctx context.Context, d *depot, most int) (drillsListed,
 	drilled := book.drilled()
 	var unread error
 	opened := 0
-	for _, r := range d.regions {
-		s, err := d.open(ctx, r, nil)
-		if err != nil {
-			unread = errors.Join(unread, err)
-			l.Findings = append(l.Findings, httpapi.Finding{Severity: httpapi.Critical, About: "repository of " + string(r), What: "its drills are not listed: " + err.Error(), Next: "holdfast check --region " + string(r)})
+	for _, s := range d.openAll(ctx, nil) {
+		if s.err != nil {
+			unread = errors.Join(unread, s.err)
+			l.Findings = append(l.Findings, unreached(s, "drills"))
 			continue
 		}
 		opened++

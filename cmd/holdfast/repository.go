@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -123,6 +124,32 @@ func (d *depot) open(ctx context.Context, region topology.Region, identity func(
 	return shelf{region, archive, sets}, nil
 }
 
+// reachWait bounds how long one repository is waited for: in the night in which
+// it is lost, the others must be seen.
+const reachWait = 20 * time.Second
+
+// reached is a repository that was opened, or why it was not.
+type reached struct {
+	shelf
+	err error
+}
+
+// openAll opens every repository that was asked for, at once.
+func (d *depot) openAll(ctx context.Context, identity func() (string, error)) []reached {
+	out := make([]reached, len(d.regions))
+	var all sync.WaitGroup
+	for i, r := range d.regions {
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, reachWait)
+			defer cancel()
+			out[i].shelf, out[i].err = d.open(ctx, r, identity)
+			out[i].region = r
+		})
+	}
+	all.Wait()
+	return out
+}
+
 // latest is what names the newest set.
 const latest = "latest"
 
@@ -138,15 +165,14 @@ type found struct {
 func (d *depot) find(ctx context.Context, a *app, name string, identity func() (string, error)) (found, error) {
 	var matches []found
 	var unread error
-	for _, r := range d.regions {
-		s, err := d.open(ctx, r, identity)
-		if err != nil {
-			unread = errors.Join(unread, err)
+	for _, s := range d.openAll(ctx, identity) {
+		if s.err != nil {
+			unread = errors.Join(unread, s.err)
 			continue
 		}
 		for _, id := range s.sets {
 			if name == latest || strings.HasPrefix(string(id), strings.ToUpper(name)) {
-				matches = append(matches, found{s, id})
+				matches = append(matches, found{s.shelf, id})
 			}
 			if name == latest {
 				break
@@ -154,6 +180,9 @@ func (d *depot) find(ctx context.Context, a *app, name string, identity func() (
 		}
 	}
 	if name == latest {
+		if unread != nil && len(d.regions) == 1 {
+			return found{}, unread
+		}
 		if unread != nil {
 			return found{}, fmt.Errorf("%w (the newest set of all cannot be told; name one repository with --region)", unread)
 		}

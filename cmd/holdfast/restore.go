@@ -147,7 +147,8 @@ func (a *app) restorePlan(c *cobra.Command, w wish, name string) (*restoring, er
 	if r := topology.Region(w.toRegion); r != "" && d.fleet.Regions[r].ClickHouse == nil {
 		return nil, usagef(c, "--clickhouse-region %s: the fleet file has no clickhouse there", r)
 	}
-	f, err := d.find(ctx, a, name, identity(d.fleet, w.identity))
+	key := identity(d.fleet, w.identity)
+	f, err := d.find(ctx, a, name, key)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +169,22 @@ func (a *app) restorePlan(c *cobra.Command, w wish, name string) (*restoring, er
 		j.close(a)
 		return nil, err
 	}
+	j.needKey(key)
 	return j, nil
+}
+
+// needKey looks whether the identity can be had, before gigabytes are verified
+// that could not be decrypted. The error names no secret.
+func (j *restoring) needKey(key func() (string, error)) {
+	for _, part := range j.plan.Parts {
+		if !part.Restored || len(j.loaded.Manifests[part.Engine].Blobs) == 0 {
+			continue
+		}
+		if _, err := key(); err != nil {
+			j.plan.Blocked = append(j.plan.Blocked, restore.Obstacle{What: err.Error(), Next: "--identity FILE with the private age key of the repository's recipient"})
+		}
+		return
+	}
 }
 
 // identity reads the age identity from a file, else from where drills have it.
@@ -176,7 +192,7 @@ func identity(fleet *config.Fleet, file string) func() (string, error) {
 	return func() (string, error) {
 		if file == "" {
 			if fleet.Drill == nil {
-				return "", errors.New("an age identity is needed to decrypt the set: --identity FILE (the fleet file names none under drill)")
+				return "", errors.New("no age identity to decrypt the set with: the fleet file names none (drill.identity)")
 			}
 			return fleet.Drill.Identity.Resolve()
 		}

@@ -33,6 +33,31 @@ func TestRestorePlan_TouchesNothingAndNamesWhatIsInTheWay(t *testing.T) {
 	}
 }
 
+func TestRestore_AsksForTheKeyBeforeItReadsAnything(t *testing.T) {
+	v := repositoriesAtNoon()
+	pg, ch := &fakeTarget{engine: backup.Postgres}, &fakeTarget{engine: backup.ClickHouse}
+	v.targets = []restore.Target{pg}
+	code, out, _ := night{vaults: v}.typed(t, "restore", "run", string(setNew), "--engine", "postgres")
+	if code != exitRefused || len(pg.did) != 0 || len(v.archives["us-east"].readData) != 0 {
+		t.Errorf("%d, did %v", code, pg.did)
+	}
+	has(t, out, "NO  no age identity to decrypt the set with", "fix: --identity FILE")
+	v.targets = []restore.Target{ch} // what the server reads by itself needs no key
+	if code, out, _ := (night{vaults: v}).typed(t, "restore", "run", string(setNew), "--engine", "clickhouse"); code != exitDone {
+		t.Errorf("%d\n%s", code, out)
+	}
+}
+
+// keyFile is a file that --identity may name.
+func keyFile(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "age.txt")
+	if err := os.WriteFile(path, []byte("AGE-SECRET-KEY-X\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func TestRestorePlan_WantsAServerThatIsThere(t *testing.T) {
 	v := repositoriesAtNoon()
 	code, _, errOut := night{vaults: v}.typed(t, "restore", "plan", "latest", "--clickhouse-region", "us-east")
@@ -57,14 +82,14 @@ func TestRestoreRun_HandsOverWhatComparedEqual(t *testing.T) {
 	v.archives["us-east"].reports[setNew] = []restore.Report{provenReport(setNew, "01KJNA", noon)}
 	pg := &fakeTarget{engine: backup.Postgres}
 	v.targets = []restore.Target{pg}
-	code, out, errOut := night{vaults: v}.typed(t, "restore", "run", string(setNew), "--engine", "postgres", "--postgres-directory", "/srv/restore", "--start")
+	code, out, errOut := night{vaults: v}.typed(t, "restore", "run", string(setNew), "--engine", "postgres", "--postgres-directory", "/srv/restore", "--identity", keyFile(t), "--start")
 	if code != exitDone || !slices.Equal(pg.did, []string{"restore", "compare", "keep", "start"}) {
 		t.Errorf("%d, did %v\n%s%s", code, pg.did, out, errOut)
 	}
 	has(t, out, "Nothing has been changed.", "about 28 ms at the pace of the last drill", "equal to what was counted: 90,246 rows", "postgres is in /srv/restore/postgres", "connect: psql -h /srv/restore", "merges go on again")
 
 	pg.did = nil
-	code, out, _ = night{vaults: v}.typed(t, "restore", "run", string(setNew), "--engine", "postgres", "--postgres-directory", "/srv/restore", "--json")
+	code, out, _ = night{vaults: v}.typed(t, "restore", "run", string(setNew), "--engine", "postgres", "--postgres-directory", "/srv/restore", "--identity", keyFile(t), "--json")
 	var r restored
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		t.Fatal(err)
@@ -78,7 +103,7 @@ func TestRestoreRun_TakesAwayWhatFailed(t *testing.T) {
 	v := repositoriesAtNoon()
 	pg := &fakeTarget{engine: backup.Postgres, fails: errors.New("disk full")}
 	v.targets = []restore.Target{pg}
-	args := []string{"restore", "run", "latest", "--region", "us-east", "--engine", "postgres"}
+	args := []string{"restore", "run", "latest", "--region", "us-east", "--engine", "postgres", "--identity", keyFile(t)}
 	code, out, errOut := night{vaults: v}.typed(t, args...)
 	if code != exitFailed || !slices.Equal(pg.did, []string{"restore", "remove"}) {
 		t.Errorf("%d, did %v", code, pg.did)
@@ -106,14 +131,11 @@ func TestRestoreRun_TouchesNothingOfADamagedSet(t *testing.T) {
 }
 
 func TestIdentity_ComesFromTheFileThatWasNamed(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "age.txt")
-	if err := os.WriteFile(path, []byte("AGE-SECRET-KEY-X\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	path := keyFile(t)
 	if got, err := identity(&config.Fleet{}, path)(); err != nil || got != "AGE-SECRET-KEY-X" {
 		t.Errorf("%q %v", got, err)
 	}
-	if _, err := identity(&config.Fleet{}, "")(); err == nil || !strings.Contains(err.Error(), "--identity FILE") {
+	if _, err := identity(&config.Fleet{}, "")(); err == nil || !strings.Contains(err.Error(), "no age identity") {
 		t.Errorf("no identity at all: %v", err)
 	}
 }
