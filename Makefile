@@ -13,11 +13,12 @@ FUZZTIME ?= 10s
 STACK    ?=
 BENCH    ?=
 SCHEDULES ?= 20000
+POINTS ?= 20
 
 # Kinds of test run one after the other: they share two cores and one cache.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help build test unit integration lint fuzz demo stack bench-mirror chaos-lease tools-race
+.PHONY: help build test unit integration lint fuzz demo stack bench-mirror chaos-lease chaos-recovery tools-race
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -36,7 +37,7 @@ test: ## lint, unit tests and integration tests; ends with what ran (what .ci/ru
 unit: tools-race ## unit tests with the race detector
 	@CGO_ENABLED=1 go run ./internal/tidy/testrun -kind unit -- go test -json -race -timeout 10m ./...
 
-integration: ## tests on real Kafka and ClickHouse, which are installed on first use
+integration: ## tests on real Kafka, ClickHouse, Postgres and S3, which are installed on first use
 	@go run ./internal/tidy/testrun -kind integration -- go test -json -tags integration -count 1 -p 1 -timeout 14m ./integration/...
 
 lint: $(GOLANGCI) ## formatting, go vet, golangci-lint (.golangci.yml says why each linter is there)
@@ -66,6 +67,13 @@ chaos-lease: ## SCHEDULES (20000) random lease histories on skewed clocks; SEED=
 	out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
 	HOLDFAST_SEED=$$seed HOLDFAST_SCHEDULES=$(SCHEDULES) \
 		go test ./consensus -run 'TestLease_TwoRegionsNeverAct$$' -count 1 -v -timeout 60m | tee "$$out" | grep -v '^{' || failed=1; \
+	grep '^{' "$$out" | tail -n 1; exit $${failed:-0}
+
+chaos-recovery: ## POINTS (20) kills of daemon, S3, ClickHouse and Postgres each, in backups and in drills; SEED=n repeats one run (25 min)
+	@seed=$${SEED:-$$(date +%s)}; echo "chaos-recovery: $(POINTS) points for each of 8 victims, repeat with: make chaos-recovery SEED=$$seed"; \
+	out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
+	HOLDFAST_SEED=$$seed HOLDFAST_POINTS=$(POINTS) \
+		go test -tags integration ./integration -run 'TestRecovery_SurvivesKillsInTheMiddle$$' -count 1 -v -timeout 120m | tee "$$out" | grep -v '^{' || failed=1; \
 	grep '^{' "$$out" | tail -n 1; exit $${failed:-0}
 
 # The race detector needs a C compiler; the product does not.
