@@ -174,7 +174,7 @@ func (r *runs) drill(ctx context.Context, t agent.Task, f agent.Fence) (any, err
 		}
 	}
 	if !rep.OK && rep.Fault == restore.FaultDrill {
-		return nil, fmt.Errorf("drill of set %s says nothing about it: %s (report %s)", rep.Set, rep.Why, cmp.Or(string(done.Key), "not stored"))
+		return nil, fmt.Errorf("drill of set %s says nothing about it: %s (report %s)", rep.Set, rep.Why, cmp.Or(done.Key, "not stored"))
 	}
 	err = r.record(ctx, t, func(session consensus.SessionID) consensus.Body {
 		return &consensus.RecordProof{

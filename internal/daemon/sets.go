@@ -14,11 +14,9 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/topology"
 )
 
-// Patience before something about sets is worth a finding.
 const (
-	slotLate    = 5 * time.Minute // a scheduled set that is not sealed
-	unclaimed   = time.Minute     // a run that no daemon works on
-	stateLength = 120             // of an error within a finding
+	unclaimed   = time.Minute // before a run that no daemon works on is a finding
+	errorLength = 120         // of an error within a finding
 )
 
 // setsOf sums up what the log knows about the sets of each region that is
@@ -59,7 +57,8 @@ func setsOf(f *config.Fleet, s consensus.State, now time.Time) []httpapi.SetStat
 	return rows
 }
 
-// setFindings are what a person should know about backups and drills.
+// setFindings are what a person should know about backups and drills, and the
+// rows of status do not say by themselves.
 func setFindings(f *config.Fleet, s consensus.State, rows []httpapi.SetStatus, now time.Time) []httpapi.Finding {
 	var out []httpapi.Finding
 	for _, row := range rows {
@@ -68,18 +67,6 @@ func setFindings(f *config.Fleet, s consensus.State, rows []httpapi.SetStatus, n
 			out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: about,
 				What: fmt.Sprintf("the last backup failed %s ago: %s", now.Sub(r.Ended).Round(time.Second), cut(r.Error)),
 				Next: "holdfast backup run --region " + string(row.Region)})
-		}
-		if late := now.Sub(row.NextSlot); !row.NextSlot.IsZero() && late > slotLate {
-			if _, live := s.LiveRun(recovery.KindBackup, row.Region); !live {
-				out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: about,
-					What: fmt.Sprintf("the set of %s is %s late, and no backup is under way", row.NextSlot.Format(time.RFC3339), late.Round(time.Second)),
-					Next: "holdfast status on the leader; a fleet file that differs there starts nothing (holdfast config check)"})
-			}
-		}
-		if row.Failed != "" {
-			out = append(out, httpapi.Finding{Severity: httpapi.Critical, About: about,
-				What: "a drill found a set that cannot be restored as it should: " + cut(row.Failed),
-				Next: "holdfast drill list --region " + string(row.Region)})
 		}
 	}
 	if f.Drill != nil {
@@ -93,7 +80,7 @@ func setFindings(f *config.Fleet, s consensus.State, rows []httpapi.SetStatus, n
 		r, t := s.Runs[id], s.Tasks[consensus.TaskOfRun(id)]
 		if r.State == consensus.RunLive && t.Claim.Node == "" && now.Sub(r.Created) > unclaimed {
 			out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: r.Kind + " " + string(id),
-				What: fmt.Sprintf("waits for the daemon of %s since %s", r.Region, now.Sub(r.Created).Round(time.Second)),
+				What: fmt.Sprintf("has waited for the daemon of %s for %s", r.Region, now.Sub(r.Created).Round(time.Second)),
 				Next: "start that daemon, or: holdfast " + r.Kind + " cancel " + string(id)})
 		}
 	}
@@ -112,8 +99,8 @@ func lastRun(s consensus.State, kind string, region topology.Region) (last conse
 }
 
 func cut(text string) string {
-	if runes := []rune(text); len(runes) > stateLength {
-		return string(runes[:stateLength]) + "…"
+	if runes := []rune(text); len(runes) > errorLength {
+		return string(runes[:errorLength]) + "…"
 	}
 	return text
 }
