@@ -6,11 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -312,14 +315,81 @@ func (v *vaulted) restores(set httpapi.RunEvidence) {
 	if !strings.Contains(plan, "by_hand") || !strings.Contains(plan, dir) {
 		v.Errorf("the plan does not say where:\n%s", plan)
 	}
-	out := v.must("eu-west-1", append([]string{"restore"}, args...)...)
-	v.Logf("restore run:\n%s", out)
+	out := v.must("eu-west-1", append([]string{"restore"}, append(args, "--start", "--json")...)...)
+	v.equalsTheSource(out)
 	// Never over something that exists.
 	if out, errOut, err := v.cli("eu-west-1", append([]string{"restore"}, args...)...); err == nil || !strings.Contains(out+errOut, "by_hand exists") {
 		v.Errorf("a second restore into the same place: %v\n%s%s", err, out, errOut)
 	}
 	// A sweep after drills does not take what a person asked for.
 	v.nothingLeft()
+}
+
+// equalsTheSource counts and hashes what was restored with programs that know
+// nothing of holdfast, and compares that with the stores of us-east.
+func (v *vaulted) equalsTheSource(restored string) {
+	v.Helper()
+	var r struct {
+		Places []struct {
+			Engine  backup.Engine `json:"engine"`
+			Connect string        `json:"connect"`
+		} `json:"places"`
+	}
+	if err := json.Unmarshal([]byte(restored), &r); err != nil {
+		v.Fatalf("%v in:\n%s", err, restored)
+	}
+	connect := ""
+	for _, p := range r.Places {
+		if p.Engine == backup.Postgres {
+			connect = strings.TrimSuffix(strings.TrimPrefix(p.Connect, `psql "`), `"`)
+		}
+	}
+	if connect == "" {
+		v.Fatalf("nobody says how to reach the restored Postgres:\n%s", restored)
+	}
+	v.Cleanup(func() { v.endScratch() })
+	east := v.fleet.Regions["us-east"]
+	want, err := sentry.CensusPostgres(v.Context(), east.Postgres.DSN())
+	if err != nil {
+		v.Fatal(err)
+	}
+	got, err := sentry.CensusPostgres(v.Context(), strings.Replace(connect, "dbname='postgres'", "dbname='sentry'", 1))
+	if err != nil {
+		v.Fatal(err)
+	}
+	if len(want) < 15 || !maps.Equal(got, want) {
+		v.Errorf("postgres: restored %v\nwant %v", got, want)
+	}
+	source := v.tables(east.ClickHouse)
+	wantCH, err := sentry.CensusClickHouse(v.Context(), source)
+	if err != nil {
+		v.Fatal(err)
+	}
+	scratch := v.tables(v.fleet.Drill)
+	scratch.Database = "by_hand"
+	gotCH, err := sentry.CensusClickHouse(v.Context(), scratch)
+	if err != nil {
+		v.Fatal(err)
+	}
+	if len(wantCH) < 20 || !maps.Equal(gotCH, wantCH) {
+		v.Errorf("clickhouse: restored %v\nwant %v", gotCH, wantCH)
+	}
+}
+
+// endScratch ends the Postgres that restore run --start has left running, as
+// it should.
+func (v *vaulted) endScratch() {
+	found, err := filepath.Glob("/proc/[0-9]*/cwd")
+	if err != nil {
+		v.Fatal(err)
+	}
+	for _, link := range found {
+		if cwd, err := os.Readlink(link); err == nil && strings.Contains(cwd, "/holdfast-restore-") {
+			if pid, err := strconv.Atoi(strings.Split(link, "/")[2]); err == nil {
+				_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended with its parent
+			}
+		}
+	}
 }
 
 // kindsOf names one object of each kind that a set needs: key by kind.
@@ -490,6 +560,19 @@ func (v *vaulted) leaksNothing() {
 		}
 		look("the metrics of "+n.Name, []byte(metrics))
 	}
+	logs := 0
+	err := filepath.WalkDir(v.fleet.Dir(), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".log" {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		logs++
+		look("the log "+path, b)
+		return err
+	})
+	if err != nil || logs < 8 {
+		v.Errorf("%d logs of servers looked at, %v", logs, err)
+	}
 	for _, args := range [][]string{{"status", "--json"}, {"audit", "list", "--json"}, {"config", "show"}} {
 		out, errOut, _ := v.cli("eu-west-1", args...) // findings are an exit code
 		if out == "" {
@@ -498,7 +581,7 @@ func (v *vaulted) leaksNothing() {
 		look(fmt.Sprint(args), []byte(out+errOut))
 	}
 	seen := 0
-	err := filepath.WalkDir(v.fleet.Archive.DataDir(), func(path string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(v.fleet.Archive.DataDir(), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
