@@ -77,6 +77,9 @@ func TestRecovery_SurvivesKillsInTheMiddle(t *testing.T) {
 			}
 		}
 	}
+	for _, point := range []string{"before:seal", "after:seal", "done:backup", "done:drill"} {
+		s.diesAt(point)
+	}
 	if s.leaders == 0 {
 		s.leaderDiesAtASlot()
 	}
@@ -162,6 +165,36 @@ func (s *slayer) point(kind, victim string) {
 	case end.State == consensus.RunDone && kind == "drill" && !s.evidence(end).OK:
 		s.Errorf("a drill blames a whole set: %s", end.Evidence)
 	}
+	s.everySetIsWhole()
+	s.noScratch()
+}
+
+// diesAt kills the daemon at a boundary: right before and after what makes a
+// set exist, and after the work when the log does not know of it yet.
+func (s *slayer) diesAt(point string) {
+	s.Helper()
+	kind, node := "backup", "us-east-1"
+	if strings.Contains(point, "drill") {
+		kind, node = "drill", "eu-west-1"
+	}
+	n := s.fleet.Nodes[node]
+	if err := os.WriteFile(filepath.Join(s.points, point), nil, 0o600); err != nil {
+		s.Fatal(err)
+	}
+	id := s.begin(kind)
+	select {
+	case <-n.Exited():
+	case <-time.After(time.Minute):
+		s.Fatalf("%s has not died at %s", node, point)
+	}
+	if err := errors.Join(n.Start(s.Context()), n.WaitJoined(s.Context())); err != nil {
+		s.Fatal(err)
+	}
+	end := s.ended(id, 2*time.Minute)
+	if end.State != consensus.RunDone || kind == "drill" && !s.evidence(end).OK {
+		s.Errorf("killed at %s: %s is %s: %s %s", point, id, end.State, end.Error, end.Evidence)
+	}
+	s.Logf("%s %s: daemon killed at %s; %s at attempt %d", kind, id, point, end.State, end.Attempts)
 	s.everySetIsWhole()
 	s.noScratch()
 }

@@ -40,7 +40,8 @@ const clickhouseWord = "HOLDFAST_TEST_CLICKHOUSE"
 // for it and a place to drill in eu-west.
 type vaulted struct {
 	*testing.T
-	fleet *fleet.Fleet
+	fleet  *fleet.Fleet
+	points string // where failpoints are set
 }
 
 func newVaulted(t *testing.T, b fleet.Backups) *vaulted {
@@ -50,13 +51,14 @@ func newVaulted(t *testing.T, b fleet.Backups) *vaulted {
 	if err := fleet.Build(t.Context(), binary, "failpoint"); err != nil {
 		t.Fatal(err)
 	}
+	points := t.TempDir()
 	f, err := fleet.Start(t.Context(), fleet.Options{
-		Dir: t.TempDir(), Binary: binary, Topics: []string{"ingest-.*"}, Postgres: true, Backups: &b,
+		Dir: t.TempDir(), Binary: binary, Topics: []string{"ingest-.*"}, Postgres: true, Backups: &b, Env: []string{"HOLDFAST_FAILPOINTS=" + points},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := &vaulted{t, f}
+	v := &vaulted{t, f, points}
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, n := range f.Nodes {
@@ -264,7 +266,7 @@ func (v *vaulted) shortDir() string {
 	return dir
 }
 
-func (v *vaulted) sub(t *testing.T) *vaulted { return &vaulted{t, v.fleet} }
+func (v *vaulted) sub(t *testing.T) *vaulted { return &vaulted{t, v.fleet, v.points} }
 
 func (v *vaulted) drills(set httpapi.RunEvidence) {
 	out := v.must("eu-west-1", "drill", "run", "--json")

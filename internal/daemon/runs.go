@@ -28,7 +28,7 @@ import (
 )
 
 const (
-	takeTries    = 3 // at a set, within the run's timeout
+	tries        = 3 // at a set or a drill, within the timeout of its run
 	recordFirst  = 100 * time.Millisecond
 	recordLonger = 5 * time.Second
 	againFirst   = 2 * time.Second
@@ -112,7 +112,7 @@ func (r *runs) take(ctx context.Context, t agent.Task, f agent.Fence, spec recov
 		taken, err := r.host.Take(ctx, recovery.TakeOptions{
 			Region: r.region, Set: backup.SetID(t.Run), Engines: spec.Engines, Check: f.Check, Progress: progress,
 		})
-		if err == nil || try == takeTries || errors.Is(err, agent.ErrLost) || ctx.Err() != nil || !recovery.Transient(err) {
+		if err == nil || try == tries || errors.Is(err, agent.ErrLost) || ctx.Err() != nil || !recovery.Transient(err) {
 			return taken, err
 		}
 		r.log.Warn("attempt at a set failed, trying again", "run", t.Run, "try", try, "error", err)
@@ -154,12 +154,7 @@ func (r *runs) drill(ctx context.Context, t agent.Task, f agent.Fence) (any, err
 	if err := f.Check(); err != nil {
 		return nil, err
 	}
-	done, err := r.host.Drill(ctx, recovery.DrillOptions{
-		Run: string(t.Run), Attempt: t.Attempt, Spec: spec, Progress: progress,
-		Expect: func(set backup.SetID) backup.Digest {
-			return backup.Digest(t.State().Sets[consensus.SetID(set)].Digest)
-		},
-	})
+	done, err := r.prove(ctx, t, spec, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -172,9 +167,6 @@ func (r *runs) drill(ctx context.Context, t agent.Task, f agent.Fence) (any, err
 		if c.Caught {
 			e.Caught++
 		}
-	}
-	if !rep.OK && rep.Fault == restore.FaultDrill {
-		return nil, fmt.Errorf("drill of set %s says nothing about it: %s (report %s)", rep.Set, rep.Why, cmp.Or(done.Key, "not stored"))
 	}
 	err = r.record(ctx, t, func(session consensus.SessionID) consensus.Body {
 		return &consensus.RecordProof{
@@ -191,6 +183,28 @@ func (r *runs) drill(ctx context.Context, t agent.Task, f agent.Fence) (any, err
 	}
 	r.log.Log(ctx, level, "drill ended", "set", rep.Set, "ok", rep.OK, "why", rep.Why, "rto_ms", rep.RTOMs, "rows", rep.Rows)
 	return e, nil
+}
+
+// prove tries a few times to come to a verdict: the target or the store may be
+// restarting. Each try has a report of its own.
+func (r *runs) prove(ctx context.Context, t agent.Task, spec recovery.DrillSpec, progress func(backup.Progress)) (recovery.Drilled, error) {
+	delays := retry.New(againFirst, againLonger)
+	for try := 1; ; try++ {
+		done, err := r.host.Drill(ctx, recovery.DrillOptions{
+			Run: string(t.Run), Attempt: (t.Attempt-1)*tries + try, Spec: spec, Progress: progress,
+			Expect: func(set backup.SetID) backup.Digest { return backup.Digest(t.State().Sets[consensus.SetID(set)].Digest) },
+		})
+		if rep := done.Report; err == nil && !rep.OK && rep.Fault == restore.FaultDrill {
+			err = fmt.Errorf("drill of set %s says nothing about it: %s (report %s)", rep.Set, rep.Why, done.Key)
+		}
+		if err == nil || try == tries || ctx.Err() != nil || !recovery.Transient(err) {
+			return done, err
+		}
+		r.log.Warn("drill came to no verdict, trying again", "run", t.Run, "try", try, "error", err)
+		if waited := delays.Wait(ctx); waited != nil {
+			return done, err
+		}
+	}
 }
 
 // sweep takes away what a drill of an earlier life left on the targets. It
