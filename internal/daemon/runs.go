@@ -192,7 +192,9 @@ func (r *runs) prove(ctx context.Context, t agent.Task, spec recovery.DrillSpec,
 	for try := 1; ; try++ {
 		done, err := r.host.Drill(ctx, recovery.DrillOptions{
 			Run: string(t.Run), Attempt: (t.Attempt-1)*tries + try, Spec: spec, Progress: progress,
-			Expect: func(set backup.SetID) backup.Digest { return backup.Digest(t.State().Sets[consensus.SetID(set)].Digest) },
+			Expect: func(set backup.SetID) backup.Digest {
+				return backup.Digest(t.State().Sets[consensus.SetID(set)].Digest)
+			},
 		})
 		if rep := done.Report; err == nil && !rep.OK && rep.Fault == restore.FaultDrill {
 			err = fmt.Errorf("drill of set %s says nothing about it: %s (report %s)", rep.Set, rep.Why, done.Key)
