@@ -135,6 +135,10 @@ func (s *slayer) point(kind, victim string) {
 	}
 	id := s.begin(kind)
 	after := time.Duration(s.random.Int64N(int64(s.usual[kind])))
+	if kind == "drill" && victim == "postgres" {
+		s.waitScratchPostgres()
+		after = time.Duration(s.random.Int64N(int64(time.Second))) // it does not live much longer
+	}
 	down := time.Duration(s.random.Int64N(int64(700 * time.Millisecond)))
 	time.Sleep(after)
 	r, err := s.fleet.Nodes["witness-1"].Client().Run(s.Context(), id)
@@ -229,9 +233,7 @@ func (s *slayer) kill(kind, victim string) (back func() error, met bool) {
 		return func() error { return east.Postgres.Restart(ctx) }, true
 	}
 	// The scratch server of the drill, if it is there at this moment.
-	found, err := filepath.Glob(filepath.Join(s.drills, "*", "data", "postmaster.pid"))
-	must(err)
-	for _, path := range found {
+	for _, path := range s.scratchPostgres() {
 		b, err := os.ReadFile(path)
 		if err != nil {
 			continue // it is just ending
@@ -242,6 +244,23 @@ func (s *slayer) kill(kind, victim string) (back func() error, met bool) {
 		}
 	}
 	return func() error { return nil }, met
+}
+
+// scratchPostgres finds the servers that a drill has started.
+func (s *slayer) scratchPostgres() []string {
+	s.Helper()
+	found, err := filepath.Glob(filepath.Join(s.drills, "*", "data", "postmaster.pid"))
+	if err != nil {
+		s.Fatal(err)
+	}
+	return found
+}
+
+func (s *slayer) waitScratchPostgres() {
+	s.Helper()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline) && len(s.scratchPostgres()) == 0; {
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // everySetIsWhole reads the seal and the manifests of every set, looks for
