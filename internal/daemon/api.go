@@ -472,6 +472,9 @@ func (d *Daemon) Check(ctx context.Context, region topology.Region) (httpapi.Che
 func (d *Daemon) checkRegion(ctx context.Context, name topology.Region) []httpapi.Check {
 	reg := d.regions[name]
 	var out []httpapi.Check
+	if name == d.me.Region { // other regions' keys are not on this host
+		out = d.checkRecovery(ctx, name)
+	}
 	ctx, cancel := context.WithTimeout(ctx, 2*reg.timeout)
 	defer cancel()
 	away := map[string]bool{} // and a probe would only say so again
@@ -804,7 +807,7 @@ func (d *Daemon) ConfigApply(ctx context.Context, by string) (httpapi.ConfigAppl
 	was := d.raft.State().Settings.Digest
 	out := httpapi.ConfigApplied{Digest: f.Digest(), Was: was, Changed: was != f.Digest()}
 	if f.Digest() != d.fleet.Digest() {
-		out.Restart = []string{"every daemon: stores, mirror, probes, hooks and timings of plans are read when it starts; do the standby first, the holder last"}
+		out.Restart = []string{"every daemon: stores, mirror, backups, drills, probes, hooks and timings of plans are read when it starts; do the standby first, the holder last"}
 	}
 	if !out.Changed {
 		return out, nil

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -15,8 +16,9 @@ import (
 )
 
 const (
-	unclaimed   = time.Minute // before a run that no daemon works on is a finding
-	errorLength = 120         // of an error within a finding
+	checkTimeout = 20 * time.Second
+	unclaimed    = time.Minute // before a run that no daemon works on is a finding
+	errorLength  = 120         // of an error within a finding
 )
 
 // setsOf sums up what the log knows about the sets of each region that is
@@ -83,6 +85,26 @@ func setFindings(f *config.Fleet, s consensus.State, rows []httpapi.SetStatus, n
 				What: fmt.Sprintf("has waited for the daemon of %s for %s", r.Region, now.Sub(r.Created).Round(time.Second)),
 				Next: "start that daemon, or: holdfast " + r.Kind + " cancel " + string(id)})
 		}
+	}
+	return out
+}
+
+// checkRecovery looks at what backups of this node's region need, and drills
+// if they are made here.
+func (d *Daemon) checkRecovery(ctx context.Context, region topology.Region) []httpapi.Check {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	looked := d.runs.host.LookBackup(ctx, region)
+	if drill := d.fleet.Drill; drill != nil && drill.Region == region {
+		looked = append(looked, d.runs.host.LookDrill(ctx)...)
+	}
+	var out []httpapi.Check
+	for _, l := range looked {
+		c := httpapi.Check{Region: region, Node: d.node, Name: l.Name, OK: l.Err == nil, Severity: httpapi.Warning, Detail: l.Detail, TookMs: l.Took.Milliseconds(), Fix: l.Fix}
+		if l.Err != nil {
+			c.Detail = l.Err.Error()
+		}
+		out = append(out, c)
 	}
 	return out
 }

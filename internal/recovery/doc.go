@@ -7,5 +7,7 @@
 //	host.go     Host: a fleet as reached from this machine
 //	take.go     take a set: engines in order, seal last
 //	targets.go  scratch places for a restore and for a drill
+//	stores.go   connections to a region's stores
+//	look.go     what `holdfast check` wants to know
 //	drill.go    a drill of one set, and its report
 package recovery
