@@ -156,9 +156,9 @@ func (v *vaulted) archive() recovery.Archive {
 	return a
 }
 
-// cli runs a verb as an operator of a node would, with its fleet file.
+// cli runs a verb as an operator of a node would.
 func (v *vaulted) cli(node string, args ...string) (stdout, stderr string, err error) {
-	return v.fleet.Nodes[node].CLI(v.Context(), append(args, "--config", v.fleet.Config, "--node", node)...)
+	return v.fleet.Nodes[node].CLI(v.Context(), args...)
 }
 
 func (v *vaulted) must(node string, args ...string) string {

@@ -23,7 +23,7 @@ func (s *story) actSet() error {
 		return err
 	}
 	s.say("events went on meanwhile: %d were in ClickHouse when it began, %d when it was sealed", before, after)
-	if _, err := s.cli(west, "backup", "list", "--config", s.fleet.Config, "--node", west+"-1"); err != nil {
+	if _, err := s.cli(west, "backup", "list"); err != nil {
 		return err
 	}
 	s.beforeSet = uint64(before)
@@ -33,7 +33,7 @@ func (s *story) actSet() error {
 // actDrill proves that set in the other region while its own region is gone.
 func (s *story) actDrill() error {
 	act("f", "The set of the lost region is proven in "+east)
-	if _, err := s.cli(east, "drill", "run", "--config", s.fleet.Config, "--node", east+"-1"); err != nil {
+	if _, err := s.cli(east, "drill", "run"); err != nil {
 		return err
 	}
 	runs, err := s.client(east).Runs(s.ctx, "drill")

@@ -65,7 +65,7 @@ func (n *Node) Start(ctx context.Context, env ...string) error {
 	defer func() { _ = log.Close() }() // the child has its own
 	cmd := exec.Command(n.fleet.options.Binary, "serve", "--config", cmp.Or(n.Config, n.fleet.Config), "--node", n.Name)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(append(os.Environ(), n.fleet.options.Env...), append(env, strings.TrimPrefix(clickhousePassword, "env:")+"="+n.password())...)
+	cmd.Env = append(append(os.Environ(), n.fleet.options.Env...), append(env, n.secrets())...)
 	if err := StartTied(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", n.Name, err)
 	}
@@ -87,11 +87,13 @@ func (n *Node) Start(ctx context.Context, env ...string) error {
 	})
 }
 
-func (n *Node) password() string {
+// secrets is the environment that the fleet file refers to.
+func (n *Node) secrets() string {
+	name := strings.TrimPrefix(clickhousePassword, "env:")
 	for _, r := range n.fleet.Regions {
-		return r.ClickHouse.Password()
+		return name + "=" + r.ClickHouse.Password() // it is the same everywhere
 	}
-	return ""
+	return name + "="
 }
 
 func (n *Node) over() bool {
@@ -166,9 +168,11 @@ func (n *Node) HealthAddress() string { return n.health }
 // Client talks to the daemon's API.
 func (n *Node) Client() *httpapi.Client { return httpapi.Dial(n.Socket) }
 
-// CLI runs the command line against this daemon and returns what it prints.
+// CLI runs the command line on this daemon's host, with its fleet file, and
+// returns what it prints.
 func (n *Node) CLI(ctx context.Context, args ...string) (stdout, stderr string, err error) {
 	cmd := exec.CommandContext(ctx, n.fleet.options.Binary, append(args, "--socket", n.Socket)...)
+	cmd.Env = append(append(os.Environ(), n.fleet.options.Env...), n.secrets(), "HOLDFAST_CONFIG="+cmp.Or(n.Config, n.fleet.Config), "HOLDFAST_NODE="+n.Name)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	err = cmd.Run()
