@@ -18,7 +18,7 @@ POINTS ?= 20
 # Kinds of test run one after the other: they share two cores and one cache.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help build test unit integration lint fuzz demo stack bench-mirror chaos-lease chaos-recovery tools-race
+.PHONY: help build test unit integration lint fuzz demo stack bench-mirror bench-backup chaos-lease chaos-recovery tools-race
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -60,7 +60,10 @@ stack: ## two regions' services in the foreground, described in build/stack/endp
 	@go build -o build/bin/stack ./integration/stack/cmd && exec build/bin/stack $(STACK)
 
 bench-mirror: ## the mirror beside a consumer and producer, on real Kafka; ends with ratios (BENCH="-records 300000 -size 1000")
-	@go build -o build/bin/ ./integration/bench && exec build/bin/bench $(BENCH)
+	@go build -o build/bin/ ./integration/bench && exec build/bin/bench mirror $(BENCH)
+
+bench-backup: ## backups and restores beside the stores' own means, on real Postgres, ClickHouse and S3; ends with ratios (BENCH="-issues 200000 -events 2000000 -rounds 3")
+	@go build -o build/bin/ ./integration/bench && exec build/bin/bench backup $(BENCH)
 
 chaos-lease: ## SCHEDULES (20000) random lease histories on skewed clocks; SEED=n repeats one run
 	@seed=$${SEED:-$$(date +%s)}; echo "chaos-lease: $(SCHEDULES) schedules, repeat with: make chaos-lease SEED=$$seed"; \

@@ -1,9 +1,18 @@
-// Command bench measures the mirror beside a baseline, in one run on one
-// machine, and ends with one line of JSON.
+// Command bench measures what we do beside what the stores' own means do, in
+// one run on one machine, and ends with one line of JSON.
 //
-// The work is fixed: a topic that is full before the clock starts is copied
-// from one real Kafka to another, once by the mirror and once by a consumer
-// and a producer of the same client library, which is how most tools do it.
-// Both copy the same bytes on the same two brokers, one after the other, in an
-// order that alternates. What counts is the ratio: the machine is noisy.
+// The work is fixed: what is copied, backed up or restored is there before the
+// clock starts, the baseline moves the same bytes between the same servers,
+// and the ways of doing it alternate. What counts is the ratio within a
+// round: the machine is noisy. Nothing here passes or fails by its speed.
+//
+//	main.go               which bench
+//	contest.go            ways that alternate, medians, ratios
+//	machine.go            cores, load, memory
+//	mirror.go             bench mirror: two Kafkas
+//	backup.go             bench backup: flags, the report
+//	backup_rig.go         its servers, and one take of a set
+//	backup_postgres.go    base backups beside the bare stream
+//	backup_clickhouse.go  packs beside the bare statement
+//	backup_back.go        verify and restore beside reading and copying
 package main
