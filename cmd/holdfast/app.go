@@ -177,6 +177,19 @@ func group(use, short string, below ...*cobra.Command) *cobra.Command {
 	return c
 }
 
+// wants checks how many arguments there are, and says where the help is.
+func wants(least, most int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		switch {
+		case len(args) < least:
+			return usagef(c, "say which: %s", c.UseLine())
+		case len(args) > most:
+			return usagef(c, "%q is one too many: %s", args[most], c.UseLine())
+		}
+		return nil
+	}
+}
+
 func namesBelow(c *cobra.Command) []string {
 	var out []string
 	for _, sub := range c.Commands() {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -71,7 +73,8 @@ when a backup of this region is under way.`,
 			return a.show(t, func() string { return renderTaken(t) })
 		},
 	}
-	w.flags(c.Flags())
+	c.Flags().StringVar(&w.region, "region", "", "`region` to back up (default: that of the daemon on this host)")
+	c.Flags().StringVar(&w.ca, "ca", "", "`file` with the certificates that the seal is verified with (default: tls.ca of the node)")
 	c.Flags().StringSliceVar(&engines, "engine", nil, "`engine` to take, repeatable (default: all that are configured)")
 	c.Flags().BoolVar(&detach, "detach", false, "return when the run has begun")
 	return c
@@ -103,10 +106,22 @@ func (a *app) sealOf(c *cobra.Command, w where, e httpapi.RunEvidence) *backup.S
 		return &seal, err
 	}()
 	if err != nil {
-		a.say("note: the seal was not read back from here: %s", oneLine(err.Error()))
+		a.unread("seal", err)
 		return nil
 	}
 	return seal
+}
+
+// unread says what a host cannot read that its daemon has written. Without a
+// fleet file of its own there is nothing to explain: the log has the figures.
+func (a *app) unread(what string, err error) {
+	_, said := a.configPath()
+	var no usage
+	if !said && errors.Is(err, fs.ErrNotExist) || errors.As(err, &no) {
+		a.say("note: the %s was not read back: --config and --node name the fleet file and this host", what)
+		return
+	}
+	a.say("note: the %s was not read back from here: %s", what, oneLine(err.Error()))
 }
 
 // enginesOf checks the names of engines.
@@ -150,7 +165,7 @@ func cancelVerb(a *app, kind string) *cobra.Command {
 		Short: "End a live " + kind + "; what it was making is taken away",
 		Long: fmt.Sprintf(`Ends a %[1]s that is under way. The id may be shortened as long as it is unique:
 holdfast %[1]s list shows it. Sets that are sealed are not touched.`, kind),
-		Args: cobra.ExactArgs(1),
+		Args: wants(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			client, err := a.client()
 			if err != nil {

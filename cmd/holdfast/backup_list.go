@@ -77,7 +77,7 @@ type setList struct {
 	Sets     []setRow          `json:"sets"`
 	Older    int               `json:"older"` // that are not listed
 	Log      bool              `json:"log"`   // the daemon answered
-	Runs     []httpapi.Run     `json:"runs"`  // live ones, and the newest that failed
+	Runs     []httpapi.Run     `json:"runs"`  // live ones, and the newest that failed or were cancelled
 	Findings []httpapi.Finding `json:"findings"`
 }
 
@@ -93,6 +93,7 @@ type setRow struct {
 	Logged  bool            `json:"logged"` // the log has its header
 	Proof   proof           `json:"proof"`
 	Damaged string          `json:"damaged,omitempty"` // why its seal is none
+	Unread  string          `json:"unread,omitempty"`  // why its seal could not be read, or verified
 }
 
 // proof is what is known of whether a set can be restored.
@@ -143,11 +144,17 @@ func (a *app) listSets(ctx context.Context, d *depot, most int) (setList, error)
 	for i, f := range all {
 		g.Go(func() (err error) {
 			l.Sets[i], err = f.row(gctx, book, l.At)
+			if err != nil && ctx.Err() == nil {
+				l.Sets[i].Unread, err = err.Error(), nil // the others are still there to be restored from
+			}
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return l, err
+	}
+	if len(l.Sets) > 0 && !slices.ContainsFunc(l.Sets, func(r setRow) bool { return r.Unread == "" }) {
+		return l, errors.New(l.Sets[0].Unread)
 	}
 	for _, r := range l.Sets {
 		l.Findings = append(l.Findings, r.findings(book)...)
@@ -223,6 +230,8 @@ func (r setRow) findings(book logbook) []httpapi.Finding {
 	switch {
 	case r.Damaged != "":
 		return []httpapi.Finding{{Severity: httpapi.Critical, About: about, What: "its seal is none, so it is no backup: " + r.Damaged, Next: "use another set; who can write to " + r.Vault + "?"}}
+	case r.Unread != "":
+		return []httpapi.Finding{{Severity: httpapi.Critical, About: about, What: "it cannot be restored from here: " + r.Unread, Next: "holdfast backup verify " + string(r.Set)}}
 	case r.Logged && book.digest(r.Set) != r.Digest:
 		return []httpapi.Finding{{
 			Severity: httpapi.Critical, About: about,
@@ -253,7 +262,7 @@ func missing(s shelf, book logbook) []httpapi.Finding {
 	return []httpapi.Finding{{Severity: httpapi.Warning, About: "repository of " + string(s.region), What: what, Next: "who can delete from " + s.archive.Name() + "?"}}
 }
 
-// notable are the live runs of a kind, and the newest that failed.
+// notable are the live runs of a kind, and the newest that came to nothing.
 func notable(runs []httpapi.Run, kind string, regions []topology.Region) []httpapi.Run {
 	out := []httpapi.Run{}
 	failed := 0
@@ -264,7 +273,7 @@ func notable(runs []httpapi.Run, kind string, regions []topology.Region) []httpa
 		switch r.Run.State {
 		case consensus.RunLive:
 			out = append(out, r)
-		case consensus.RunFailed:
+		case consensus.RunFailed, consensus.RunCancelled:
 			if failed++; failed <= failedShown {
 				out = append(out, r)
 			}

@@ -32,7 +32,7 @@ id may be shortened as long as it is unique; latest is the newest set.
 
 --offsets lists where every consumer group stood. --json prints every partition
 and offset. It ends with 5 when the seal or a manifest is not what was written.`,
-		Args: cobra.ExactArgs(1),
+		Args: wants(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			d, err := a.depot(c, w)
 			if err != nil {

@@ -31,7 +31,7 @@ proves: holdfast drill run.
   holdfast backup verify --all --region us-east
 
 It ends with 5 when something is missing or wrong, and names each object.`,
-		Args: cobra.MaximumNArgs(1),
+		Args: wants(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if all && len(args) > 0 {
 				return usagef(c, "--all verifies every set: leave %s out, or --all", args[0])

@@ -19,6 +19,7 @@
 //	app.go             what verbs share: flags, streams, the daemon's client
 //	VERB.go            one verb each
 //	backup_VERB.go     recovery sets; restore.go and drill.go bring them back
+//	restore_clean.go   what a killed restore has left
 //	repository.go      the repositories of a fleet, and what the log says of their sets
 //	follow.go          a running plan, step by step; follow_run.go a backup or a drill
 //	gauge.go           how far something is: a bar on a terminal, else lines

@@ -120,7 +120,7 @@ func (a *app) reportOf(c *cobra.Command, w where, e httpapi.RunEvidence, run str
 		return archive.Report(c.Context(), e.Set, run)
 	}()
 	if err != nil {
-		a.say("note: the report was not read from here: %s", oneLine(err.Error()))
+		a.unread("report", err)
 		return nil
 	}
 	return &r
@@ -156,7 +156,7 @@ func wholeID(ctx context.Context, from setLister, name string) (backup.SetID, er
 type drillsListed struct {
 	At       time.Time         `json:"at"`
 	Drills   []drillShown      `json:"drills"`
-	Runs     []httpapi.Run     `json:"runs"` // live ones, and the newest that failed
+	Runs     []httpapi.Run     `json:"runs"` // live ones, and the newest that failed or were cancelled
 	Older    int               `json:"older_sets"`
 	Findings []httpapi.Finding `json:"findings"`
 }
@@ -293,7 +293,7 @@ func drillShow(a *app) *cobra.Command {
   holdfast drill show 01KJN9Z 01KJNA --json
 
 It ends with 5 when that drill did not prove the set.`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: wants(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx := c.Context()
 			d, err := a.depot(c, w)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -105,7 +106,10 @@ func progressText(p backup.Progress) string {
 	if p.Unit != "bytes" && p.Unit != "" {
 		unit = " " + p.Unit
 	}
-	out := oneLine(p.Stage)
+	if p.Total == 1 || p.Total == 0 && p.Done == 1 {
+		unit = strings.TrimSuffix(unit, "s")
+	}
+	out := strings.ReplaceAll(oneLine(p.Stage), " 1 objects", " 1 object") // as a repository says it
 	switch {
 	case p.Total > 0:
 		out += ", " + figure(p.Done) + " of " + figure(p.Total) + unit

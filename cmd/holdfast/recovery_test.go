@@ -81,6 +81,7 @@ func sampleManifest(id backup.SetID, region topology.Region, e backup.Engine) *b
 	case backup.Postgres:
 		m.Store.Version = "14.22"
 		m.Blobs = []backup.Blob{{Key: "blobs/bb/bb-1", Stored: 30_000_000, Size: 38_000_000}, {Key: "blobs/cc/cc-1", Stored: 8_000_000, Size: 9_000_000}}
+		m.Pieces = []backup.Piece{{ID: "0b", Size: 38_000_000}, {ID: "0c", Blob: 1, Size: 9_000_000}}
 		m.Postgres = &backup.PostgresPart{SystemID: "7412345678901234567", Timeline: 1, StartLSN: "0/4000028", EndLSN: "0/4000138", Census: []backup.PostgresTable{
 			{Database: "sentry", Schema: "public", Name: "sentry_project", Rows: 36},
 			{Database: "sentry", Schema: "public", Name: "sentry_groupedmessage", Rows: 90_210, Moving: true},
@@ -96,7 +97,13 @@ type fakeVaults struct {
 	targets  []restore.Target
 	options  recovery.Options
 	to       recovery.TargetOptions
+	left     []recovery.Abandoned
 	closed   bool
+}
+
+func (v *fakeVaults) Abandoned(_ context.Context, o recovery.TargetOptions) ([]recovery.Abandoned, func() error, error) {
+	v.to = o
+	return v.left, func() error { v.closed = true; return nil }, nil
 }
 
 func (v *fakeVaults) Archive(_ context.Context, r topology.Region, _ func() (string, error)) (recovery.Archive, error) {
@@ -121,8 +128,19 @@ type fakeArchive struct {
 	reports  map[backup.SetID][]restore.Report // newest first
 	gone     map[backup.SetID]string           // objects that are not there
 	damaged  map[backup.SetID]bool             // seals
+	strange  map[backup.SetID]error            // why a seal cannot be verified
+	locked   error                             // why no piece can be decrypted
 	down     error
 	readData []bool
+	pieces   []int // that were decrypted
+}
+
+func (a *fakeArchive) Pieces(_ context.Context, _ *backup.Manifest, pieces []int, each func([]byte) error) error {
+	if a.locked != nil {
+		return a.locked
+	}
+	a.pieces = append(a.pieces, pieces...)
+	return each([]byte("plain"))
 }
 
 func (a *fakeArchive) Name() string { return "s3://holdfast-" + string(a.region) }
@@ -132,6 +150,9 @@ func (a *fakeArchive) Sets(context.Context) ([]backup.SetID, error) { return a.s
 func (a *fakeArchive) Seal(_ context.Context, id backup.SetID) (backup.Seal, backup.Digest, error) {
 	if a.damaged[id] {
 		return backup.Seal{}, "", fmt.Errorf("%w: %s: its signature is none", restore.ErrDamaged, backup.SealKey(id))
+	}
+	if err := a.strange[id]; err != nil {
+		return backup.Seal{}, "", err
 	}
 	return sampleSeal(id, a.region), sealDigest(id), nil
 }
@@ -181,6 +202,7 @@ type fakeTarget struct {
 	engine   backup.Engine
 	obstacle string
 	fails    error
+	stays    error // why it cannot be removed
 	did      []string
 }
 
@@ -210,7 +232,7 @@ func (t *fakeTarget) Disturb(context.Context, *backup.Manifest) (string, error) 
 
 func (t *fakeTarget) Remove(context.Context) error {
 	t.did = append(t.did, "remove")
-	return nil
+	return t.stays
 }
 
 func (t *fakeTarget) Keep(context.Context) ([]string, error) {

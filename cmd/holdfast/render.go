@@ -21,6 +21,44 @@ func (p *page) line(format string, a ...any) {
 	p.WriteByte('\n')
 }
 
+// pageWide is where sentences are broken that are in no column.
+const pageWide = 100
+
+// wrap prints a sentence behind a head, broken at blanks, each line below its
+// first word. A word is never broken: it may be a path or a key.
+func (p *page) wrap(head, text string) {
+	line, indent := head, strings.Repeat(" ", width(head))
+	begun := false
+	for _, word := range strings.Fields(text) {
+		if begun && width(line)+1+width(word) > pageWide {
+			p.line("%s", line)
+			line, begun = indent, false
+		}
+		if begun {
+			line += " "
+		}
+		line, begun = line+word, true
+	}
+	p.line("%s", strings.TrimRight(line, " "))
+}
+
+// namesShown bounds a list of names at the end of a note.
+const namesShown = 3
+
+// brief cuts the list of names that a note ends with, and counts the rest.
+func brief(note string) string {
+	note = oneLine(note)
+	at := strings.LastIndex(note, ": ")
+	if at < 0 {
+		return note
+	}
+	names := strings.Split(note[at+2:], ", ")
+	if len(names) <= namesShown+1 || slices.ContainsFunc(names, func(n string) bool { return strings.Contains(n, " ") }) {
+		return note
+	}
+	return fmt.Sprintf("%s: %s and %d more (--json)", note[:at], strings.Join(names[:namesShown], ", "), len(names)-namesShown)
+}
+
 // gap is between two columns.
 const gap = "   "
 

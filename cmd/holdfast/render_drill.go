@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"github.com/holdfast-dr/holdfast/restore"
 )
 
@@ -41,7 +43,8 @@ func (p *page) report(r restore.Report) {
 			if !c.Caught {
 				state = "NO"
 			}
-			p.line("  %s  %s (%s): %s", state, oneLine(c.Name), oneLine(c.What), oneLine(c.How))
+			p.wrap("  "+state+"  ", c.Name+" ("+c.What+")")
+			p.wrap("      ", strings.TrimPrefix(c.How, lastWord(c.What)+" "))
 		}
 	}
 	for _, e := range r.Engines {
@@ -53,6 +56,16 @@ func (p *page) report(r restore.Report) {
 	for _, l := range r.Left {
 		p.line("! still there: %s in %s: %s", l.Engine, l.Where, oneLine(l.Why))
 	}
+}
+
+// lastWord is the name of what was broken: what was said about it begins with
+// it again.
+func lastWord(s string) string {
+	words := strings.Fields(s)
+	if len(words) == 0 {
+		return ""
+	}
+	return words[len(words)-1]
 }
 
 // renderDrills is the list of drills.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -11,14 +12,18 @@ import (
 // renderRestorePlan is a restore before anything happened.
 func renderRestorePlan(pl restore.Plan, vault string) string {
 	var p page
-	p.line("Restore of set %s of %s, sealed %s, from %s. Nothing has been changed.", pl.Set, pl.Region, when(pl.Sealed, pl.Made), vault)
+	p.line("Restore of set %s of %s, sealed %s.", pl.Set, pl.Region, when(pl.Sealed, pl.Made))
+	p.line("From %s. Nothing has been changed.", vault)
 	p.line("")
-	rows := [][]string{{"ENGINE", "WHERE", "HOLDS", "READS"}}
+	rows := [][]string{{"ENGINE", "HOLDS", "READS"}}
 	for _, part := range pl.Parts {
-		rows = append(rows, []string{string(part.Engine), part.Where, holds(part), some(part.Objects, "object") + ", " + size(part.Bytes)})
+		rows = append(rows, []string{string(part.Engine), holds(part), some(part.Objects, "object") + ", " + size(part.Bytes)})
 	}
 	p.table(rows)
 	p.line("")
+	for _, part := range pl.Parts {
+		p.wrap("to      ", string(part.Engine)+": "+part.Where)
+	}
 	read := fmt.Sprintf("reads   %s, %s", some(pl.Objects, "object"), size(pl.Bytes))
 	if pl.EstimateMs > 0 {
 		read += ", about " + age(millisOf(pl.EstimateMs)) + " at the pace of the last drill"
@@ -26,7 +31,7 @@ func renderRestorePlan(pl restore.Plan, vault string) string {
 	p.line("%s", read)
 	p.line("loses   what was written in the last %s, since the set was begun", age(millisOf(pl.AgeMs)))
 	for _, n := range restoreNotes(pl) {
-		p.line("note    %s", n)
+		p.wrap("note    ", n)
 	}
 	all := pl.Obstacles()
 	if len(all) == 0 {
@@ -49,7 +54,7 @@ func holds(part restore.PlanPart) string {
 	if part.Engine == backup.Kafka {
 		return fmt.Sprintf("%s of %s", some(int(part.Rows), "offset"), some(part.Groups, "group"))
 	}
-	out := fmt.Sprintf("%s rows in %s", figure(part.Rows), some(part.Tables, "table"))
+	out := fmt.Sprintf("%s in %s", rowsOf(part.Rows), some(part.Tables, "table"))
 	if part.Files > 0 {
 		out += ", " + some(part.Files, "file")
 	}
@@ -60,7 +65,7 @@ func restoreNotes(pl restore.Plan) []string {
 	var out []string
 	for _, part := range pl.Parts {
 		for _, n := range part.Notes {
-			out = append(out, string(part.Engine)+": "+oneLine(n))
+			out = append(out, string(part.Engine)+": "+brief(n))
 		}
 	}
 	for _, n := range pl.Notes {
@@ -86,10 +91,15 @@ func renderRestored(r restored) string {
 		for _, l := range o.Left {
 			p.line("! still there: %s in %s: %s", l.Engine, l.Where, oneLine(l.Why))
 		}
+		if len(o.Left) > 0 {
+			p.line("    next: %s", cmp.Or(r.Clean, "holdfast restore clean"))
+		} else {
+			p.line("Whatever it made was taken away again.")
+		}
 		return p.String()
 	}
 	p.line("")
-	p.line("Restored in %s and equal to what was counted: %s rows, %s read and hashed. The data is %s old.", millis(o.Ms), figure(o.Rows), size(o.Bytes), age(millisOf(o.AgeMs)))
+	p.line("Restored in %s and equal to what was counted: %s, %s read and hashed. The data is %s old.", millis(o.Ms), rowsOf(o.Rows), size(o.Bytes), age(millisOf(o.AgeMs)))
 	for _, e := range r.Places {
 		p.line("")
 		p.line("%s is in %s", e.Engine, e.Where)
@@ -97,14 +107,36 @@ func renderRestored(r restored) string {
 			p.line("  connect: %s", e.Connect)
 		}
 		for _, n := range e.Notes {
-			p.line("  %s", oneLine(n))
+			p.wrap("  ", n)
+		}
+		if e.Start != "" {
+			p.command("  ", e.Start)
 		}
 	}
 	return p.String()
 }
 
+// command prints a long shell line so that it can be copied as it stands.
+func (p *page) command(indent, line string) {
+	parts := strings.Split(line, " -")
+	out := indent + "start: " + parts[0]
+	for _, part := range parts[1:] {
+		if width(out)+width(part)+4 > pageWide {
+			p.line("%s \\", out)
+			out = indent + "  -" + part
+			continue
+		}
+		out += " -" + part
+	}
+	p.line("%s", out)
+}
+
 // stageWide is the picture of the longest stage.
-const stageWide = 30
+const stageWide = 20
+
+// stageLine is how wide a stage may be with what it did; what is longer gets
+// lines of its own.
+const stageLine = 108
 
 // stages draws how long each stage took, as bars of one scale.
 func (p *page) stages(all []restore.Stage) {
@@ -119,10 +151,21 @@ func (p *page) stages(all []restore.Stage) {
 			state = "NO"
 		}
 		bar := strings.Repeat("█", int(s.Ms*stageWide/most))
-		rows = append(rows, []string{state, s.Name, millis(s.Ms), pad(bar, stageWide), oneLine(s.What)})
+		rows = append(rows, []string{state, s.Name, millis(s.Ms), bar})
 	}
-	for _, l := range aligned(rows) {
-		p.line("  %s", l)
+	heads := aligned(rows)
+	wide := 0
+	for _, h := range heads {
+		wide = max(wide, width(h))
+	}
+	for i, s := range all {
+		what := oneLine(s.What)
+		if wide+len(gap)+width(what) <= stageLine || what == "" {
+			p.line("%s", strings.TrimRight("  "+pad(heads[i], wide)+gap+what, " "))
+			continue
+		}
+		p.line("  %s", heads[i])
+		p.wrap("       ", what)
 	}
 }
 

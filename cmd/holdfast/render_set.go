@@ -20,7 +20,8 @@ func renderSet(s setShown, offsets bool) string {
 	seal := s.Seal
 	p.line("Set %s of %s, %s. Sealed %s, %s old.", seal.Set, seal.Region, seal.Cluster, when(seal.Sealed, s.At), age(seal.Age(s.At)))
 	p.line("Taken by %s (%s) in %s; its parts were taken within %s.", seal.Node, cmp.Or(seal.Version, "unknown version"), span(seal.Sealed.Sub(seal.Started).Round(time.Millisecond)), millis(seal.SkewMs))
-	p.line("In %s; seal sha256 %s, %s.", s.Vault, s.Digest, map[bool]string{true: "as the log says", false: "which is not in the log: it stands on its signature"}[s.Logged])
+	p.line("In %s.", s.Vault)
+	p.line("Seal sha256 %s, %s.", s.Digest, map[bool]string{true: "as the log says", false: "which is not in the log: it stands on its signature"}[s.Logged])
 	p.line("")
 	p.table(partTable(seal))
 	for _, part := range s.Parts {
@@ -35,7 +36,7 @@ func renderSet(s setShown, offsets bool) string {
 	}
 	for _, part := range s.Parts {
 		for _, n := range part.Notes {
-			p.line("  - %s: %s", part.Engine, oneLine(n))
+			p.wrap("  - ", string(part.Engine)+": "+brief(n))
 		}
 	}
 	p.line("")
@@ -97,7 +98,7 @@ func (p *page) tables(s partShown) {
 	slices.SortStableFunc(all, func(a, b tableShown) int { return cmp.Compare(b.Rows, a.Rows) })
 	rows := [][]string{}
 	for _, t := range all[:min(len(all), tablesShown)] {
-		row := []string{t.Name, figure(t.Rows) + " rows"}
+		row := []string{t.Name, rowsOf(t.Rows)}
 		if len(t.Partitions) > 0 {
 			row = append(row, some(len(t.Partitions), "partition"))
 		}
@@ -114,7 +115,7 @@ func (p *page) tables(s partShown) {
 		for _, t := range cut {
 			rest += t.Rows
 		}
-		p.line("  and %s with %s rows in all: --json lists every one", some(len(cut), "smaller table"), figure(rest))
+		p.line("  and %s with %s in all: --json lists every one", some(len(cut), "smaller table"), rowsOf(rest))
 	}
 }
 
@@ -200,14 +201,14 @@ func brokenSets(v verified) (n int) {
 
 // drillTable lists drills of sets, as read from the repository.
 func (p *page) drillTable(all []drillShown, now time.Time) {
-	rows := [][]string{{"DRILL", "SET", "OF", "ENDED", "RESULT", "RTO", "DATA LOST", "ROWS", "CONTROLS"}}
+	rows := [][]string{{"DRILL", "SET", "OF", "ENDED", "RTO", "LOST", "CAUGHT", "RESULT"}}
 	for _, d := range all {
 		r := d.Report
 		rto, rpo := "-", "-"
 		if r.OK {
 			rto, rpo = millis(r.RTOMs), age(millisOf(r.RPOMs))
 		}
-		rows = append(rows, []string{d.Run, string(r.Set), string(r.Region), when(r.Ended, now), drillResult(r), rto, rpo, figure(r.Rows), controls(r.Controls)})
+		rows = append(rows, []string{d.Run, string(r.Set), string(r.Region), when(r.Ended, now), rto, rpo, strings.TrimSuffix(controls(r.Controls), " caught"), drillResult(r)})
 	}
 	p.table(rows)
 }

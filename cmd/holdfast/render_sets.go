@@ -21,8 +21,12 @@ func renderSets(l setList) string {
 	} else {
 		rows := [][]string{{"SET", "REGION", "SEALED", "AGE", "ROWS", "SIZE", "NEW", "PROVEN"}}
 		for _, s := range l.Sets {
-			if s.Damaged != "" {
-				rows = append(rows, []string{string(s.Set), string(s.Region), "SEAL DAMAGED", "-", "-", "-", "-", "-"})
+			if s.Damaged != "" || s.Unread != "" {
+				state := "SEAL DAMAGED"
+				if s.Unread != "" {
+					state = "NOT READ"
+				}
+				rows = append(rows, []string{string(s.Set), string(s.Region), state, "-", "-", "-", "-", "-"})
 				continue
 			}
 			t := s.Totals
@@ -45,7 +49,7 @@ func renderSets(l setList) string {
 // runs prints a line for each run, and an empty one after them.
 func (p *page) runs(runs []httpapi.Run, now time.Time) {
 	for _, r := range runs {
-		p.line("%s", runLine(r, now))
+		p.wrap("", runLine(r, now))
 	}
 	if len(runs) > 0 {
 		p.line("")
@@ -90,6 +94,14 @@ func age(d time.Duration) string {
 
 func millisOf(ms int64) time.Duration { return time.Duration(ms) * time.Millisecond }
 
+// rowsOf writes "1 row", "1,018 rows".
+func rowsOf(n uint64) string {
+	if n == 1 {
+		return "1 row"
+	}
+	return figure(n) + " rows"
+}
+
 // figure is count for numbers that have no sign.
 func figure(n uint64) string { return count(int64(n)) }
 
@@ -116,7 +128,7 @@ func renderTaken(t taken) string {
 	if t.Seal != nil {
 		p.table(partTable(*t.Seal))
 	} else {
-		p.line("%s rows, %s, of which %s are new, in %s", figure(t.Totals.Rows), size(t.Totals.Bytes), size(t.Totals.Uploaded), some(t.Totals.Objects, "object"))
+		p.line("%s, %s, of which %s are new, in %s", rowsOf(t.Totals.Rows), size(t.Totals.Bytes), size(t.Totals.Uploaded), some(t.Totals.Objects, "object"))
 	}
 	p.line("")
 	p.line("seal  sha256 %s", t.Digest)

@@ -357,7 +357,9 @@ func setFindings(s httpapi.Status) []httpapi.Finding {
 		}
 		switch {
 		case r.Set == "":
-			add(httpapi.Warning, "there is no recovery set", "holdfast backup run --region "+region)
+			add(httpapi.Warning, "it is to be backed up, and has no recovery set yet", "holdfast backup run --region "+region)
+		case r.Proven.IsZero() && r.Undrilled:
+			add(httpapi.Note, "no drill is configured that would prove its sets", "name "+region+" in drill.of")
 		case r.Proven.IsZero() && r.Failed == "":
 			add(httpapi.Warning, "no drill has proven that a set can be restored", "holdfast drill run --of "+region)
 		}

@@ -28,6 +28,7 @@ import (
 type vaults interface {
 	Archive(ctx context.Context, region topology.Region, identity func() (string, error)) (recovery.Archive, error)
 	Targets(o recovery.TargetOptions) (targets []restore.Target, closeAll func() error, err error)
+	Abandoned(ctx context.Context, o recovery.TargetOptions) (found []recovery.Abandoned, closeAll func() error, err error)
 }
 
 // openVaults is how the program itself comes to its vaults.

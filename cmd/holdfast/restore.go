@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
+	"slices"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/spf13/cobra"
@@ -28,7 +31,7 @@ age identity are enough.
 `
 
 func restoreVerb(a *app) *cobra.Command {
-	return group("restore", "Bring a recovery set back, into places of its own", restorePlan(a), restoreRun(a))
+	return group("restore", "Bring a recovery set back, into places of its own", restorePlan(a), restoreRun(a), restoreClean(a))
 }
 
 // wish is what is to be restored, and to where, as flags.
@@ -66,7 +69,7 @@ old the data is, what does not come back, and what is in the way.
     --clickhouse-database restored --postgres-directory /srv/restore
 
 It ends with 3 when something is in the way.`,
-		Args: cobra.ExactArgs(1),
+		Args: wants(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			j, err := a.restorePlan(c, w, args[0])
 			if err != nil {
@@ -91,7 +94,8 @@ func restoreRun(a *app) *cobra.Command {
 		Long: `Shows the plan, then reads and hashes every object before any server is touched,
 restores each part, and compares structure, counts and content with the manifest.
 What fails is taken away again (--keep-failed leaves it); what was restored and is
-equal stays. --start leaves Postgres running and says how to connect.
+equal stays. --start leaves Postgres running and says how to connect. Ctrl-C takes
+away what was made; after a kill, restore clean does.
 ` + restoreHelp + `
   holdfast restore run latest --region us-east --engine postgres \
     --postgres-directory /srv/restore --postgres-bin /usr/lib/postgresql/14/bin --start
@@ -100,7 +104,7 @@ equal stays. --start leaves Postgres running and says how to connect.
 
 It ends with 0 when all is restored and equal, 1 when it failed, and 3 when
 something was in the way and nothing was touched.`,
-		Args: cobra.ExactArgs(1),
+		Args: wants(1, 1),
 		RunE: func(c *cobra.Command, args []string) error { return a.restoreRun(c, w, args[0]) },
 	}
 	w.flags(c.Flags())
@@ -109,9 +113,22 @@ something was in the way and nothing was touched.`,
 	return c
 }
 
+// clean is the command that takes away what a restore of this wish has left.
+func (w *wish) clean(run string) string {
+	out := "holdfast restore clean " + run
+	if w.toRegion != "" {
+		out += " --clickhouse-region " + w.toRegion
+	}
+	if w.to.PostgresDirectory != "" {
+		out += " --postgres-directory " + w.to.PostgresDirectory
+	}
+	return out + " --yes"
+}
+
 // restoring is a restore that was planned.
 type restoring struct {
 	found
+	run     string
 	vault   string
 	loaded  restore.Loaded
 	targets []restore.Target
@@ -161,30 +178,61 @@ func (a *app) restorePlan(c *cobra.Command, w wish, name string) (*restoring, er
 	to.Run, to.Of, to.ClickHouseRegion = ulid.Make().String(), f.region, topology.Region(w.toRegion)
 	targets, closing, err := d.vaults.Targets(to)
 	if err != nil {
-		return nil, fmt.Errorf("open the places to restore to: %w", err)
+		return nil, usagef(c, "%s", err) // it dials nothing: what was asked for cannot be
 	}
-	j := &restoring{found: f, vault: f.archive.Name(), loaded: l, targets: targets, closing: closing}
+	j := &restoring{found: f, run: to.Run, vault: f.archive.Name(), loaded: l, targets: targets, closing: closing}
 	j.plan, err = restore.MakePlan(ctx, l, targets, restore.PlanOptions{Now: a.now(), Engines: engines, Rate: f.rate(ctx)})
 	if err != nil {
 		j.close(a)
 		return nil, err
 	}
-	j.needKey(key)
+	if err := j.needKey(ctx, key); err != nil {
+		j.close(a)
+		return nil, err
+	}
+	j.needPart()
 	return j, nil
 }
 
-// needKey looks whether the identity can be had, before gigabytes are verified
-// that could not be decrypted. The error names no secret.
-func (j *restoring) needKey(key func() (string, error)) {
+// needKey decrypts the smallest blob that the restore would read, before
+// gigabytes are verified that could not be decrypted. No error names a secret.
+func (j *restoring) needKey(ctx context.Context, key func() (string, error)) error {
 	for _, part := range j.plan.Parts {
-		if !part.Restored || len(j.loaded.Manifests[part.Engine].Blobs) == 0 {
+		m := j.loaded.Manifests[part.Engine]
+		if !part.Restored || len(m.Pieces) == 0 {
 			continue
 		}
-		if _, err := key(); err != nil {
-			j.plan.Blocked = append(j.plan.Blocked, restore.Obstacle{What: err.Error(), Next: "--identity FILE with the private age key of the repository's recipient"})
+		block := func(what string) {
+			j.plan.Blocked = append(j.plan.Blocked, restore.Obstacle{What: what, Next: "--identity FILE with the private age key of the repository's recipient"})
 		}
+		_, err := key()
+		if err != nil {
+			block(err.Error())
+			return nil
+		}
+		least := slices.MinFunc(m.Pieces, func(a, b backup.Piece) int { return cmp.Compare(m.Blobs[a.Blob].Stored, m.Blobs[b.Blob].Stored) })
+		err = j.archive.Pieces(ctx, m, []int{slices.Index(m.Pieces, least)}, func([]byte) error { return nil })
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, restore.ErrDamaged): // all that is damaged is found and named before a server is touched
+		case err != nil:
+			block("the set cannot be decrypted: " + err.Error())
+		}
+		return nil
+	}
+	return nil
+}
+
+// needPart refuses a restore that would restore nothing, and say that it did.
+func (j *restoring) needPart() {
+	if len(j.plan.Obstacles()) > 0 || slices.ContainsFunc(j.plan.Parts, func(p restore.PlanPart) bool { return p.Restored }) {
 		return
 	}
+	j.plan.Blocked = append(j.plan.Blocked, restore.Obstacle{
+		What: "nothing would be restored: offsets are written to no broker",
+		Next: fmt.Sprintf("holdfast backup show %s --offsets", j.set),
+	})
 }
 
 // identity reads the age identity from a file, else from where drills have it.
@@ -204,7 +252,12 @@ func identity(fleet *config.Fleet, file string) func() (string, error) {
 		if err := s.UnmarshalText([]byte("file:" + path)); err != nil {
 			return "", fmt.Errorf("read the identity %s: %w", file, err)
 		}
-		return s.Resolve()
+		text, err := s.Resolve()
+		var read *fs.PathError
+		if errors.As(err, &read) {
+			return "", fmt.Errorf("the identity %s cannot be read: %w", file, read.Err)
+		}
+		return text, err
 	}
 }
 
@@ -232,6 +285,8 @@ type restored struct {
 	Outcome restore.Outcome `json:"outcome"`
 	Places  []place         `json:"places"`
 	Error   string          `json:"error,omitempty"`
+	// Clean removes what is left when the restore failed or was killed.
+	Clean string `json:"clean"`
 }
 
 // place is where one part is now.
@@ -239,6 +294,7 @@ type place struct {
 	Engine  backup.Engine `json:"engine"`
 	Where   string        `json:"where"`
 	Connect string        `json:"connect,omitempty"` // how to connect; empty: it was not started
+	Start   string        `json:"start,omitempty"`   // starts its server, as one shell line; empty: it runs, or there is none
 	Notes   []string      `json:"notes,omitempty"`
 }
 
@@ -249,7 +305,7 @@ func (a *app) restoreRun(c *cobra.Command, w wish, name string) error {
 		return err
 	}
 	defer j.close(a)
-	r := restored{Plan: j.plan, Places: []place{}}
+	r := restored{Plan: j.plan, Places: []place{}, Clean: w.clean(j.run)}
 	if err := j.refused(); err != nil {
 		return errors.Join(a.show(r, func() string { return renderRestorePlan(j.plan, j.vault) }), err)
 	}
@@ -258,6 +314,7 @@ func (a *app) restoreRun(c *cobra.Command, w wish, name string) error {
 			return err
 		}
 	}
+	a.say("Restore %s. If it is killed, this takes away what it made: %s", j.run, r.Clean)
 	g := a.gauge(ctx)
 	r.Outcome, err = restore.Run(ctx, j.archive, j.plan, j.loaded, j.targets, restore.RunOptions{Keep: w.keepFailed, Progress: g.show})
 	g.end()
@@ -289,6 +346,9 @@ func (j *restoring) handOver(ctx context.Context, start bool, r *restored) error
 				all = errors.Join(all, fmt.Errorf("%s is restored and equal in %s, but its server could not be started: %w", p.Engine, p.Where, err))
 			}
 			p.Connect = connect
+		}
+		if s, ok := t.(recovery.Commander); ok && p.Connect == "" {
+			p.Start = s.Command()
 		}
 		r.Places = append(r.Places, p)
 	}

@@ -108,14 +108,14 @@ func TestRestoreRun_TakesAwayWhatFailed(t *testing.T) {
 	if code != exitFailed || !slices.Equal(pg.did, []string{"restore", "remove"}) {
 		t.Errorf("%d, did %v", code, pg.did)
 	}
-	has(t, out, "NO   restore postgres", "Not restored, after")
+	has(t, out, "NO   restore postgres", "Not restored, after", "Whatever it made was taken away again.")
 	has(t, errOut, "restore postgres: disk full")
 	pg.did = nil
 	_, out, _ = night{vaults: v}.typed(t, append(args, "--keep-failed")...)
 	if !slices.Equal(pg.did, []string{"restore"}) {
 		t.Errorf("did %v", pg.did)
 	}
-	has(t, out, "still there: postgres in /srv/restore/postgres: kept, as was asked")
+	has(t, out, "still there: postgres in /srv/restore/postgres: kept, as was asked", "next: holdfast restore clean "+v.to.Run+" --yes")
 }
 
 func TestRestoreRun_TouchesNothingOfADamagedSet(t *testing.T) {
@@ -170,7 +170,7 @@ func TestDrillList_ReadsReportsOfOldSetsToo(t *testing.T) {
 	if code != exitDone {
 		t.Errorf("%d", code)
 	}
-	has(t, out, "01KJKA0000000000000000GOOD   "+string(setOld), "proven", "2 of 2 caught")
+	has(t, out, "01KJKA0000000000000000GOOD   "+string(setOld), "2 of 2   proven")
 	v.archives["us-east"].reports[setMid] = []restore.Report{failedReport(setMid, "01KJNB", noon)}
 	code, out, _ = night{vaults: v, silent: true}.typed(t, "drill", "list")
 	if code != exitFindings {

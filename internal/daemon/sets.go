@@ -29,7 +29,7 @@ func setsOf(f *config.Fleet, s consensus.State, now time.Time) []httpapi.SetStat
 	}
 	var rows []httpapi.SetStatus
 	for _, region := range f.BackupRegions() {
-		row := httpapi.SetStatus{Region: region, AgeMs: -1}
+		row := httpapi.SetStatus{Region: region, AgeMs: -1, Undrilled: !slices.Contains(f.DrillOf(), region)}
 		var judged consensus.Proof // the last verdict on any set of this region
 		for _, id := range slices.Backward(slices.Sorted(maps.Keys(s.Sets))) {
 			set := s.Sets[id]

@@ -132,6 +132,8 @@ type SetStatus struct {
 	Proven      time.Time    `json:"proven,omitzero"`
 	ProvenSet   backup.SetID `json:"proven_set,omitempty"`
 	ProvenRTOMs int64        `json:"proven_rto_ms,omitempty"`
+	// Undrilled is true when no drill is configured to prove its sets.
+	Undrilled bool `json:"undrilled,omitempty"`
 	// Failed says why the last drill failed; empty when it did not.
 	Failed string `json:"failed,omitempty"`
 	// NextSlot is the scheduled time of the next set, in the past when it is

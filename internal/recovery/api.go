@@ -62,6 +62,12 @@ type Starter interface {
 	Start(ctx context.Context) (connect string, err error)
 }
 
+// Commander is a target whose restored server a person can start.
+type Commander interface {
+	restore.Target
+	Command() string // for the owner of the place, as one shell line
+}
+
 // Keeper is a target that can be handed over to the person who asked for it.
 type Keeper interface {
 	restore.Target

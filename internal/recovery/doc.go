@@ -9,5 +9,6 @@
 //	targets.go  scratch places for a restore and for a drill
 //	stores.go   connections to a region's stores
 //	look.go     what `holdfast check` wants to know
+//	clean.go    what a restore by hand left when it was killed
 //	drill.go    a drill of one set, and its report
 package recovery

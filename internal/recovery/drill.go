@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strings"
 
 	"github.com/holdfast-dr/holdfast/backup"
 	"github.com/holdfast-dr/holdfast/backup/repository"
@@ -130,7 +131,15 @@ func (h *Host) choose(ctx context.Context, spec DrillSpec) (topology.Region, bac
 	case len(errs) > 0:
 		return "", "", fmt.Errorf("choose a set to drill: %w", errors.Join(errs...))
 	case spec.Set != "":
-		return "", "", fmt.Errorf("choose a set to drill: there is no set %s of %v (`holdfast backup list` shows them): %w", spec.Set, of, objects.ErrNotFound)
+		return "", "", fmt.Errorf("choose a set to drill: there is no set %s of %s (`holdfast backup list` shows them): %w", spec.Set, names(of), objects.ErrNotFound)
 	}
-	return "", "", fmt.Errorf("choose a set to drill: there is no sealed set of %v yet (take one: `holdfast backup run`)", of)
+	return "", "", fmt.Errorf("choose a set to drill: there is no sealed set of %s yet (take one: `holdfast backup run --region %s`)", names(of), of[0])
+}
+
+func names(regions []topology.Region) string {
+	out := make([]string, len(regions))
+	for i, r := range regions {
+		out[i] = string(r)
+	}
+	return strings.Join(out, ", ")
 }

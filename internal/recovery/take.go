@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -156,9 +157,11 @@ func (h *Host) takePart(ctx context.Context, attempt *repository.Attempt, name s
 	ctx, cancel := context.WithCancel(ctx)
 	sink := attempt.Sink(ctx, e)
 	defer func() { cancel(); sink.Close() }() // what a failed take was still sending
-	progress := o.Progress
-	if progress == nil {
-		progress = func(backup.Progress) {}
+	progress := func(p backup.Progress) {
+		if o.Progress != nil {
+			p.Stage = stageOf(e, p.Stage)
+			o.Progress(p)
+		}
 	}
 	m, err := taker.Take(ctx, backup.Take{Set: o.Set, Attempt: name, Prev: attempt.Prev(e), Sink: sink, Progress: progress})
 	if err != nil {
@@ -209,4 +212,14 @@ func openPostgres(region topology.Region, p *config.Postgres, dial Dial) (*postg
 // log or the store has decided.
 func Transient(err error) bool {
 	return !errors.Is(err, objects.ErrDenied) && !errors.Is(err, restore.ErrDamaged) && !errors.Is(err, context.Canceled)
+}
+
+// stageOf names the engine once: an engine and the repository that it hands
+// its work to both begin with it.
+func stageOf(e backup.Engine, stage string) string {
+	prefix := string(e) + ": "
+	for strings.HasPrefix(stage, prefix) {
+		stage = strings.TrimPrefix(stage, prefix)
+	}
+	return prefix + stage
 }

@@ -80,31 +80,41 @@ func postgresPlace(f *config.Fleet) config.DrillPostgres {
 // clickhouseTarget opens the server to restore to, and names it and the
 // collection that leads to the repository from there.
 func (h *Host) clickhouseTarget(o TargetOptions) (c *clickhouse.Client, where, collection string, err error) {
+	if c, where, err = h.targetServer(o); err != nil {
+		return nil, "", "", err
+	}
+	collection = o.ClickHouseCollection
+	unnamed := fmt.Errorf("restore clickhouse: drill.target.clickhouse.backup_collection has no name for the repository of %s; name the server's collection for it (--clickhouse-collection)", o.Of)
+	if r := o.ClickHouseRegion; r == "" {
+		collection = cmp.Or(collection, h.o.Fleet.Drill.Target.ClickHouse.BackupCollection[o.Of])
+	} else {
+		unnamed = fmt.Errorf("restore clickhouse to %s: name the named collection on that server that leads to the repository of %s (--clickhouse-collection)", r, o.Of)
+		if r == o.Of {
+			collection = cmp.Or(collection, h.o.Fleet.Regions[r].ClickHouse.BackupCollection)
+		}
+	}
+	if collection == "" {
+		return nil, "", "", errors.Join(unnamed, c.Close())
+	}
+	return c, where, collection, nil
+}
+
+// targetServer opens a region's server, or that of drills, and names it.
+func (h *Host) targetServer(o TargetOptions) (c *clickhouse.Client, where string, err error) {
 	if r := o.ClickHouseRegion; r != "" {
 		conf := h.o.Fleet.Regions[r].ClickHouse
 		if conf == nil {
-			return nil, "", "", fmt.Errorf("restore clickhouse: region %s has none", r)
-		}
-		collection = o.ClickHouseCollection
-		if collection == "" && r == o.Of {
-			collection = conf.BackupCollection
-		}
-		if collection == "" {
-			return nil, "", "", fmt.Errorf("restore clickhouse to %s: name the named collection on that server that leads to the repository of %s", r, o.Of)
+			return nil, "", fmt.Errorf("restore clickhouse: region %s has none", r)
 		}
 		c, err = OpenClickHouse(r, conf, h.dial)
-		return c, fmt.Sprintf("clickhouse of %s, %s", r, strings.Join(conf.Addresses, ", ")), collection, err
+		return c, fmt.Sprintf("clickhouse of %s, %s", r, strings.Join(conf.Addresses, ", ")), err
 	}
 	if h.o.Fleet.Drill == nil || h.o.Fleet.Drill.Target.ClickHouse == nil {
-		return nil, "", "", errors.New("restore clickhouse: the fleet file names no server for it (drill.target.clickhouse); name a region's")
+		return nil, "", errors.New("restore clickhouse: the fleet file names no server for it (drill.target.clickhouse); name a region's (--clickhouse-region)")
 	}
 	conf := h.o.Fleet.Drill.Target.ClickHouse
-	collection = cmp.Or(o.ClickHouseCollection, conf.BackupCollection[o.Of])
-	if collection == "" {
-		return nil, "", "", fmt.Errorf("restore clickhouse: drill.target.clickhouse.backup_collection has no name for the repository of %s", o.Of)
-	}
 	c, err = openDrillClickHouse(conf, h.dial)
-	return c, "the clickhouse of drills, " + strings.Join(conf.Addresses, ", "), collection, err
+	return c, "the clickhouse of drills, " + strings.Join(conf.Addresses, ", "), err
 }
 
 func openDrillClickHouse(conf *config.DrillClickHouse, dial Dial) (*clickhouse.Client, error) {
@@ -214,6 +224,8 @@ var (
 	_ Starter = (*postgresTarget)(nil)
 	_ Keeper  = (*postgresTarget)(nil)
 	_ Keeper  = (*clickhouseTarget)(nil)
+
+	_ Commander = (*postgresTarget)(nil)
 )
 
 // Restore implements restore.Target.
@@ -235,5 +247,5 @@ func (t *postgresTarget) Keep(ctx context.Context) ([]string, error) {
 	if err := t.Target.Keep(ctx); err != nil {
 		return nil, err
 	}
-	return []string{"the server is stopped; as the owner of the folder, start it with: " + t.Command()}, nil
+	return []string{"the server is stopped; the owner of the folder can start it"}, nil
 }

@@ -77,3 +77,12 @@ func Leftovers(ctx context.Context, c *clickhouse.Client) (runs []string, err er
 	slices.Sort(runs)
 	return slices.Compact(runs), nil
 }
+
+// Places names the scratch databases of a run on a server, as their mark says.
+func Places(ctx context.Context, c *clickhouse.Client, run string) (databases []string, err error) {
+	databases, _, err = marked(ctx, c, "comment = "+clickhouse.Literal(markOf(run)))
+	if err != nil {
+		return nil, fmt.Errorf("look for the scratch databases of %s: %w", run, err)
+	}
+	return databases, nil
+}
