@@ -116,19 +116,19 @@ func renderRestored(r restored) string {
 	return p.String()
 }
 
-// command prints a long shell line so that it can be copied as it stands.
+// command prints a long shell line, so that it can be copied as it stands.
 func (p *page) command(indent, line string) {
 	parts := strings.Split(line, " -")
 	out := indent + "start: " + parts[0]
 	for _, part := range parts[1:] {
-		if width(out)+width(part)+4 > pageWide {
+		if width(out)+width(part)+4 > pageWide && strings.Count(out, "'")%2 == 0 { // never within a quoted path
 			p.line("%s \\", out)
 			out = indent + "  -" + part
 			continue
 		}
 		out += " -" + part
 	}
-	p.line("%s", out)
+	p.line("%s", strings.TrimRight(out, " "))
 }
 
 // stageWide is the picture of the longest stage.

@@ -115,14 +115,7 @@ something was in the way and nothing was touched.`,
 
 // clean is the command that takes away what a restore of this wish has left.
 func (w *wish) clean(run string) string {
-	out := "holdfast restore clean " + run
-	if w.toRegion != "" {
-		out += " --clickhouse-region " + w.toRegion
-	}
-	if w.to.PostgresDirectory != "" {
-		out += " --postgres-directory " + w.to.PostgresDirectory
-	}
-	return out + " --yes"
+	return "holdfast restore clean " + run + placeFlags(w.toRegion, w.to.PostgresDirectory) + " --yes"
 }
 
 // restoring is a restore that was planned.

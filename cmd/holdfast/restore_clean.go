@@ -53,7 +53,7 @@ It ends with 0 when it has listed or removed them, and with 1 when one is still 
 			if err != nil {
 				return err
 			}
-			l := cleaned{At: a.now().UTC(), Places: []cleanedPlace{}}
+			l := cleaned{At: a.now().UTC(), Places: []cleanedPlace{}, flags: placeFlags(toRegion, to.PostgresDirectory)}
 			for _, p := range places {
 				l.Places = append(l.Places, cleanedPlace{Abandoned: p})
 			}
@@ -74,11 +74,23 @@ It ends with 0 when it has listed or removed them, and with 1 when one is still 
 	return c
 }
 
+// placeFlags are the flags that name where a restore goes.
+func placeFlags(region, directory string) (out string) {
+	if region != "" {
+		out += " --clickhouse-region " + region
+	}
+	if directory != "" {
+		out += " --postgres-directory " + directory
+	}
+	return out
+}
+
 // cleaned is the result of restore clean.
 type cleaned struct {
 	At      time.Time      `json:"at"`
 	Removed bool           `json:"removed"` // it was asked for
 	Places  []cleanedPlace `json:"places"`
+	flags   string         // that named where to look
 }
 
 // cleanedPlace is one place that a restore left.
@@ -155,6 +167,6 @@ func renderCleaned(l cleaned, named bool) string {
 	if !named {
 		runs = []string{"RESTORE..."}
 	}
-	p.line("Remove them: holdfast restore clean %s --yes", strings.Join(runs, " "))
+	p.line("Remove them: holdfast restore clean %s%s --yes", strings.Join(runs, " "), l.flags)
 	return p.String()
 }
