@@ -55,7 +55,7 @@ type rig struct {
 func newRig(ctx context.Context, o backupOptions) (*rig, error) {
 	r := &rig{o: o}
 	var err error
-	if r.dir, err = os.MkdirTemp("", "hf"); err != nil {
+	if r.dir, err = os.MkdirTemp("", "hfbench"); err != nil {
 		return r, err
 	}
 	r.closes = append(r.closes, func() error { return os.RemoveAll(r.dir) })
