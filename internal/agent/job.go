@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/consensus"
@@ -37,6 +38,7 @@ type job struct {
 	claimed func()        // closes seen, once
 	seen    chan struct{} // the claim is in the state as applied here
 	log     *slog.Logger
+	telling atomic.Bool // its result is on the way to the log
 
 	cancelled, warned time.Time // of Run's goroutine
 }
@@ -116,6 +118,7 @@ func (j *job) run() {
 		body = j.fail(err)
 	}
 	failpoint.At("done:" + j.task.Kind)
+	j.telling.Store(true)
 	refused := j.propose(j.ctx, body)
 	if err == nil && consensus.Refused(refused, consensus.CodeInvalid) {
 		err = fmt.Errorf("record evidence of %d bytes: %w", len(evidence), refused)

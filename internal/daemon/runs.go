@@ -110,7 +110,8 @@ func (r *runs) take(ctx context.Context, t agent.Task, f agent.Fence, spec recov
 	delays := retry.New(againFirst, againLonger)
 	for try := 1; ; try++ {
 		taken, err := r.host.Take(ctx, recovery.TakeOptions{
-			Region: r.region, Set: backup.SetID(t.Run), Engines: spec.Engines, Check: f.Check, Progress: progress,
+			Region: r.region, Set: backup.SetID(t.Run), Engines: spec.Engines, Fresh: spec.Fresh, After: foundBad(t.State(), r.region),
+			Check: f.Check, Progress: progress,
 		})
 		if err == nil || try == tries || errors.Is(err, agent.ErrLost) || ctx.Err() != nil || !recovery.Transient(err) {
 			return taken, err
@@ -120,6 +121,15 @@ func (r *runs) take(ctx context.Context, t agent.Task, f agent.Fence, spec recov
 			return taken, err
 		}
 	}
+}
+
+// foundBad is when the last drill found a set of a region bad; zero when the
+// last one that came to a verdict did not.
+func foundBad(s consensus.State, region topology.Region) time.Time {
+	if _, _, judged := proofs(s, region); !judged.OK {
+		return judged.At
+	}
+	return time.Time{}
 }
 
 // record proposes until the log has taken or refused it.
@@ -253,7 +263,7 @@ func (d *Daemon) StartBackup(ctx context.Context, want httpapi.StartBackup, by s
 			return "", httpapi.Problemf(httpapi.NotFound, what, "--engine with one of "+strings.Join(all, ", "), "%s has no %q to back up", region, string(e))
 		}
 	}
-	return d.startRun(ctx, recovery.KindBackup, region, recovery.BackupSpec{Engines: want.Engines}, d.fleet.Backup.Timeout, by)
+	return d.startRun(ctx, recovery.KindBackup, region, recovery.BackupSpec{Engines: want.Engines, Fresh: want.Fresh}, d.fleet.Backup.Timeout, by)
 }
 
 // StartDrill implements httpapi.Recovery.

@@ -30,24 +30,12 @@ func setsOf(f *config.Fleet, s consensus.State, now time.Time) []httpapi.SetStat
 	var rows []httpapi.SetStatus
 	for _, region := range f.BackupRegions() {
 		row := httpapi.SetStatus{Region: region, AgeMs: -1, Undrilled: !slices.Contains(f.DrillOf(), region)}
-		var judged consensus.Proof // the last verdict on any set of this region
-		for _, id := range slices.Backward(slices.Sorted(maps.Keys(s.Sets))) {
-			set := s.Sets[id]
-			if set.Region != region {
-				continue
-			}
-			if row.Set == "" {
-				row.Set, row.Sealed, row.Uploaded = backup.SetID(id), set.Sealed, set.Uploaded
-				row.AgeMs = max(0, now.Sub(set.Sealed)).Milliseconds()
-			}
-			p := set.Proof
-			if p.OK && p.At.After(row.Proven) {
-				row.Proven, row.ProvenSet, row.ProvenRTOMs = p.At, backup.SetID(id), p.RTOMs
-			}
-			if p.At.After(judged.At) {
-				judged = p
-			}
+		if id, newest := newestSet(s, region); id != "" {
+			row.Set, row.Sealed, row.Uploaded = backup.SetID(id), newest.Sealed, newest.Uploaded
+			row.AgeMs = max(0, now.Sub(newest.Sealed)).Milliseconds()
 		}
+		proven, id, judged := proofs(s, region)
+		row.Proven, row.ProvenSet, row.ProvenRTOMs = proven.At, backup.SetID(id), proven.RTOMs
 		if !judged.OK {
 			row.Failed = judged.Why
 		}
@@ -57,6 +45,32 @@ func setsOf(f *config.Fleet, s consensus.State, now time.Time) []httpapi.SetStat
 		rows = append(rows, row)
 	}
 	return rows
+}
+
+func newestSet(s consensus.State, region topology.Region) (newest consensus.SetID, set consensus.Set) {
+	for id, other := range s.Sets {
+		if other.Region == region && id > newest {
+			newest, set = id, other
+		}
+	}
+	return newest, set
+}
+
+// proofs returns the last verdict that proved a set of a region, with the set,
+// and the last verdict at all. They are zero when there was none.
+func proofs(s consensus.State, region topology.Region) (proven consensus.Proof, of consensus.SetID, judged consensus.Proof) {
+	for id, set := range s.Sets {
+		if set.Region != region {
+			continue
+		}
+		if p := set.Proof; p.OK && p.At.After(proven.At) {
+			proven, of = p, id
+		}
+		if set.Proof.At.After(judged.At) {
+			judged = set.Proof
+		}
+	}
+	return proven, of, judged
 }
 
 // setFindings are what a person should know about backups and drills, and the

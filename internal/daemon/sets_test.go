@@ -44,10 +44,16 @@ func TestSets_StatusNamesTheNewestAndTheLastProof(t *testing.T) {
 			t.Errorf("no finding says %q:\n%s", want, all)
 		}
 	}
+	if bad := foundBad(s, "us-east"); !bad.Equal(at(-1)) {
+		t.Errorf("found bad at %s: the next set would build on it", bad)
+	}
 	// A set after the failure, and a proof after the bad one, end the findings.
 	s.Sets["d"] = consensus.Set{Region: "us-east", Sealed: at(1), Proof: consensus.Proof{OK: true, At: at(1)}}
 	delete(s.Runs, "w")
 	s.Slots["backup/us-east"] = at(2)
+	if bad := foundBad(s, "us-east"); !bad.IsZero() {
+		t.Errorf("still bad since %s", bad)
+	}
 	if left := setFindings(f, s, setsOf(f, s, at(2)), at(2)); len(left) != 0 {
 		t.Errorf("still %+v", left)
 	}

@@ -32,6 +32,8 @@ type Recovery interface {
 type StartBackup struct {
 	Region  topology.Region `json:"region"`
 	Engines []backup.Engine `json:"engines,omitempty" maxItems:"10"`
+	// Fresh: share no object with earlier sets.
+	Fresh bool `json:"fresh,omitempty"`
 }
 
 // StartDrill says what to prove. Of and Set empty: the newest set of the

@@ -1,24 +1,25 @@
 package recovery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/backup"
 	"github.com/holdfast-dr/holdfast/backup/repository"
 	"github.com/holdfast-dr/holdfast/consensus"
 	"github.com/holdfast-dr/holdfast/internal/clock"
-	"github.com/holdfast-dr/holdfast/internal/objects"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 	"github.com/holdfast-dr/holdfast/restore"
 )
 
-// DrillSpec is what a drill is told. Empty: the newest set of those regions
-// that are configured.
+// DrillSpec is what a drill is told. Empty: of the regions that are configured
+// the one that has gone unproven for longest, and its newest set.
 type DrillSpec struct {
 	Of  topology.Region `json:"of,omitempty"`
 	Set backup.SetID    `json:"set,omitempty"`
@@ -30,7 +31,10 @@ type DrillOptions struct {
 	Attempt int
 	Spec    DrillSpec
 	// Expect is the digest that the log has of a set's seal; empty: none.
-	Expect   func(backup.SetID) backup.Digest
+	Expect func(backup.SetID) backup.Digest
+	// Proven is when the last drill proved a set of a region; zero: never. Nil:
+	// it is not known.
+	Proven   func(topology.Region) time.Time
 	Progress func(backup.Progress)
 }
 
@@ -50,7 +54,7 @@ func (h *Host) Drill(ctx context.Context, o DrillOptions) (Drilled, error) {
 	if conf == nil {
 		return Drilled{}, errors.New("drill: no drill is configured")
 	}
-	region, set, err := h.choose(ctx, o.Spec)
+	region, set, err := h.choose(ctx, o.Spec, o.Proven)
 	if err != nil {
 		return Drilled{}, err
 	}
@@ -99,15 +103,18 @@ func (h *Host) Drill(ctx context.Context, o DrillOptions) (Drilled, error) {
 	return done, nil
 }
 
-// choose finds the set to drill. A repository that cannot be reached is
-// passed over while another one has a set: its region may be lost.
-func (h *Host) choose(ctx context.Context, spec DrillSpec) (topology.Region, backup.SetID, error) {
+// errNoSet means that there is nothing to drill: asking again soon helps nobody.
+var errNoSet = errors.New("there is no such set")
+
+// choose finds the set to drill: the one that was named, or the newest of the
+// region whose sets have gone unproven for longest. A repository that cannot
+// be reached is passed over while another one has a set: its region may be lost.
+func (h *Host) choose(ctx context.Context, spec DrillSpec, proven func(topology.Region) time.Time) (topology.Region, backup.SetID, error) {
 	of := h.o.Fleet.DrillOf()
 	if spec.Of != "" {
 		of = []topology.Region{spec.Of}
 	}
-	var region topology.Region
-	var set backup.SetID
+	var there []candidate
 	var errs []error
 	for _, name := range of {
 		vault, err := h.open(ctx, name, nil)
@@ -121,25 +128,44 @@ func (h *Host) choose(ctx context.Context, spec DrillSpec) (topology.Region, bac
 			errs = append(errs, err)
 		case spec.Set != "" && slices.Contains(sets, spec.Set):
 			return name, spec.Set, nil
-		case spec.Set == "" && len(sets) > 0 && sets[0] > set:
-			region, set = name, sets[0]
+		case spec.Set == "" && len(sets) > 0:
+			c := candidate{region: name, set: sets[0]}
+			if proven != nil {
+				c.proven = proven(name)
+			}
+			there = append(there, c)
 		}
 	}
 	switch {
-	case set != "":
-		return region, set, nil
+	case len(there) > 0:
+		c := slices.MinFunc(there, candidate.compare)
+		return c.region, c.set, nil
 	case len(errs) > 0:
 		return "", "", fmt.Errorf("choose a set to drill: %w", errors.Join(errs...))
 	case spec.Set != "":
-		return "", "", fmt.Errorf("choose a set to drill: there is no set %s of %s (`holdfast backup list` shows them): %w", spec.Set, names(of), objects.ErrNotFound)
+		return "", "", fmt.Errorf("choose a set to drill: %w: no set %s of %s (`holdfast backup list` shows them)", errNoSet, spec.Set, names(of))
 	}
-	return "", "", fmt.Errorf("choose a set to drill: there is no sealed set of %s yet (take one: `holdfast backup run --region %s`)", names(of), of[0])
+	return "", "", fmt.Errorf("choose a set to drill: %w: none of %s is sealed yet (take one: `holdfast backup run --region %s`)", errNoSet, names(of), of[0])
 }
 
-func names(regions []topology.Region) string {
-	out := make([]string, len(regions))
-	for i, r := range regions {
-		out[i] = string(r)
+// candidate is the newest set of a region, and when a drill last proved any of
+// that region.
+type candidate struct {
+	region topology.Region
+	set    backup.SetID
+	proven time.Time
+}
+
+// compare puts first what has gone unproven for longest, then the newest.
+func (c candidate) compare(d candidate) int {
+	return cmp.Or(c.proven.Compare(d.proven), cmp.Compare(d.set, c.set))
+}
+
+// names joins the names of regions for an error.
+func names(of []topology.Region) string {
+	all := make([]string, len(of))
+	for i, r := range of {
+		all[i] = string(r)
 	}
-	return strings.Join(out, ", ")
+	return strings.Join(all, ", ")
 }

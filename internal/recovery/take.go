@@ -31,6 +31,8 @@ const (
 // BackupSpec is what a backup run is told. Empty: all that is configured.
 type BackupSpec struct {
 	Engines []backup.Engine `json:"engines,omitempty"`
+	// Fresh: build on nothing, so that the set shares no object with earlier ones.
+	Fresh bool `json:"fresh,omitempty"`
 }
 
 // TakeOptions say which set to take.
@@ -38,6 +40,11 @@ type TakeOptions struct {
 	Region  topology.Region
 	Set     backup.SetID
 	Engines []backup.Engine // empty: all that are configured
+	// After: build on sets alone that were begun after this time. A set that a
+	// drill found bad is nothing to build on, nor is any older one: they may
+	// share the object that is bad. Zero: build on the newest.
+	After time.Time
+	Fresh bool // build on nothing
 	// Check says whether the run is still ours; it is asked right before the
 	// seal is written.
 	Check    func() error
@@ -73,9 +80,11 @@ func (h *Host) Take(ctx context.Context, o TakeOptions) (Taken, error) {
 	if err != nil {
 		return Taken{}, err
 	}
-	prev, err := newest(ctx, repo, engines)
-	if err != nil {
-		return Taken{}, err
+	var prev map[backup.Engine]*backup.Manifest
+	if !o.Fresh {
+		if prev, err = newest(ctx, repo, engines, o.After); err != nil {
+			return Taken{}, err
+		}
 	}
 	name := ulid.Make().String()
 	attempt, err := repo.Begin(ctx, o.Set, name, prev)
@@ -110,9 +119,10 @@ func (h *Host) Take(ctx context.Context, o TakeOptions) (Taken, error) {
 	return Taken{seal, digest, other != nil}, err
 }
 
-// newest finds, for each engine, its manifest in the newest set that has one.
-// A set that cannot be read is passed over: it is nothing to build on.
-func newest(ctx context.Context, v restore.Vault, engines []backup.Engine) (map[backup.Engine]*backup.Manifest, error) {
+// newest finds, for each engine, its manifest in the newest set that has one
+// and was begun after a time. A set that cannot be read is passed over: it is
+// nothing to build on.
+func newest(ctx context.Context, v restore.Vault, engines []backup.Engine, after time.Time) (map[backup.Engine]*backup.Manifest, error) {
 	sets, err := v.Sets(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("look for a set to build on: %w", err)
@@ -128,6 +138,9 @@ func newest(ctx context.Context, v restore.Vault, engines []backup.Engine) (map[
 				return nil, fmt.Errorf("look for a set to build on: %w", err)
 			}
 			continue
+		}
+		if !seal.Started.After(after) {
+			break // and so are all that follow
 		}
 		for _, e := range engines {
 			p, has := seal.Part(e)
@@ -165,12 +178,22 @@ func (h *Host) takePart(ctx context.Context, attempt *repository.Attempt, name s
 	}
 	m, err := taker.Take(ctx, backup.Take{Set: o.Set, Attempt: name, Prev: attempt.Prev(e), Sink: sink, Progress: progress})
 	if err != nil {
-		return backup.Part{}, err
+		return backup.Part{}, h.elsewhere(err, e, o.Region)
 	}
 	failpoint.At("before:manifest " + string(e))
 	part, err := sink.Finish(ctx, m)
 	failpoint.At("after:manifest " + string(e))
 	return part, err
+}
+
+// elsewhere explains a server that says it wrote what is not there: it wrote
+// to another place than the one we read.
+func (h *Host) elsewhere(err error, e backup.Engine, region topology.Region) error {
+	if conf := h.o.Fleet.Regions[region]; e == backup.ClickHouse && errors.Is(err, objects.ErrNotFound) && conf.Repository != nil && conf.ClickHouse != nil {
+		return fmt.Errorf("%w; does the server's named collection %s lead to bucket %s, and end with the prefix %q?",
+			err, conf.ClickHouse.BackupCollection, conf.Repository.Bucket, conf.Repository.Prefix)
+	}
+	return err
 }
 
 // taker opens an engine of a region.
@@ -211,7 +234,7 @@ func openPostgres(region topology.Region, p *config.Postgres, dial Dial) (*postg
 // Transient reports whether trying again may help: all but what a person, the
 // log or the store has decided.
 func Transient(err error) bool {
-	return !errors.Is(err, objects.ErrDenied) && !errors.Is(err, restore.ErrDamaged) && !errors.Is(err, context.Canceled)
+	return !errors.Is(err, objects.ErrDenied) && !errors.Is(err, errNoSet) && !errors.Is(err, restore.ErrDamaged) && !errors.Is(err, context.Canceled)
 }
 
 // stageOf names the engine once: an engine and the repository that it hands
