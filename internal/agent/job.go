@@ -40,7 +40,7 @@ type job struct {
 	log     *slog.Logger
 	telling atomic.Bool // its result is on the way to the log
 
-	cancelled, warned time.Time // of Run's goroutine
+	cancelled, warned, gone time.Time // of Run's goroutine
 }
 
 func newJob(ctx context.Context, a *Agent, t Task, s consensus.State) *job {
@@ -73,6 +73,15 @@ func (j *job) check() error {
 		return fmt.Errorf("task %s is not claimed by this life of the daemon: %w", j.id, ErrLost)
 	}
 	return nil
+}
+
+// answerDue reports whether the answer to a result that took effect may still
+// be on its way; an answer that was lost is not waited for long.
+func (j *job) answerDue() bool {
+	if j.gone.IsZero() {
+		j.gone = time.Now()
+	}
+	return j.telling.Load() && time.Since(j.gone) < againAfter
 }
 
 // warn logs that a cancelled runner does not return; now and then.
