@@ -53,6 +53,9 @@ func renderStatus(s httpapi.Status) string {
 	}
 	if len(s.Roles) == 0 {
 		does := "watches its stores"
+		if len(s.Sets) > 0 {
+			does = "backs up its stores"
+		}
 		if len(s.Links) > 0 {
 			does = "mirrors"
 		}
