@@ -138,8 +138,6 @@ func (w *work) look(ctx context.Context) {
 	for _, j := range w.jobs {
 		t, there := s.Tasks[j.id]
 		switch {
-		case ours && !there && j.answerDue():
-			// This node has applied the result before the answer came.
 		case !ours || !there || t.Attempt != j.task.Attempt || (t.Claim.Session != "" && t.Claim.Session != a.cfg.Session):
 			j.cancel(ErrLost)
 			j.warn()

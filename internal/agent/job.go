@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/consensus"
@@ -38,9 +37,8 @@ type job struct {
 	claimed func()        // closes seen, once
 	seen    chan struct{} // the claim is in the state as applied here
 	log     *slog.Logger
-	telling atomic.Bool // its result is on the way to the log
 
-	cancelled, warned, gone time.Time // of Run's goroutine
+	cancelled, warned time.Time // of Run's goroutine
 }
 
 func newJob(ctx context.Context, a *Agent, t Task, s consensus.State) *job {
@@ -73,15 +71,6 @@ func (j *job) check() error {
 		return fmt.Errorf("task %s is not claimed by this life of the daemon: %w", j.id, ErrLost)
 	}
 	return nil
-}
-
-// answerDue reports whether the answer to a result that took effect may still
-// be on its way; an answer that was lost is not waited for long.
-func (j *job) answerDue() bool {
-	if j.gone.IsZero() {
-		j.gone = time.Now()
-	}
-	return j.telling.Load() && time.Since(j.gone) < againAfter
 }
 
 // warn logs that a cancelled runner does not return; now and then.
@@ -127,11 +116,13 @@ func (j *job) run() {
 		body = j.fail(err)
 	}
 	failpoint.At("done:" + j.task.Kind)
-	j.telling.Store(true)
 	refused := j.propose(j.ctx, body)
 	if err == nil && consensus.Refused(refused, consensus.CodeInvalid) {
 		err = fmt.Errorf("record evidence of %d bytes: %w", len(evidence), refused)
 		refused = j.propose(j.ctx, j.fail(err))
+	}
+	if errors.Is(refused, ErrLost) && j.over() {
+		refused = nil // applied here before the answer came
 	}
 	switch {
 	case refused != nil:
@@ -144,6 +135,21 @@ func (j *job) run() {
 		j.agent.metrics.ended(j.task.Kind, "done", took)
 		j.log.Info("task done", "took", took)
 	}
+}
+
+// over reports whether the log holds an end of this very task: the result that
+// was just proposed, for nobody else may speak for the attempt.
+func (j *job) over() bool {
+	s := j.agent.cfg.State.State()
+	if run, ok := s.Runs[j.task.Run]; ok {
+		return run.State == consensus.RunDone || run.State == consensus.RunFailed
+	}
+	p, ok := s.Plans[j.task.Ref.Plan]
+	if !ok || j.task.Ref.Undo > 0 {
+		return false
+	}
+	state := p.Journal[j.task.Ref.Step].State
+	return state == consensus.StepDone || state == consensus.StepFailed
 }
 
 // work asks the runner, within the timeout of the task. A panic is an error.
@@ -219,7 +225,7 @@ func (j *job) propose(ctx context.Context, body consensus.Body) error {
 		if err == nil || consensus.Refused(err) {
 			return err
 		}
-		if tries == 1 {
+		if tries == 1 && ctx.Err() == nil {
 			j.log.Warn("proposal has no answer, trying until it has", "command", cmd.Kind(), "error", err)
 		}
 		if err := delays.Wait(ctx); err != nil {
