@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -85,6 +86,19 @@ func spacesRefused(name string, spaces []string) error {
 		name, strings.Join(spaces, ", "))
 }
 
+// begin asks who the server is, and has it keep its WAL.
+func begin(ctx context.Context, conn *pgconn.PgConn, silence time.Duration) (system, note string, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, silence, fmt.Errorf("the server sent nothing for %s", silence))
+	defer cancel()
+	if system, err = identify(ctx, conn); err == nil {
+		note, err = holdWAL(ctx, conn)
+	}
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return system, note, err
+}
+
 // identify asks a replication connection which cluster it is.
 func identify(ctx context.Context, conn *pgconn.PgConn) (system string, err error) {
 	results, err := conn.Exec(ctx, "IDENTIFY_SYSTEM").ReadAll()
@@ -96,6 +110,24 @@ func identify(ctx context.Context, conn *pgconn.PgConn) (system string, err erro
 	}
 	return string(results[0].Rows[0][0]), nil
 }
+
+// holdWAL has the server keep all WAL from now on until the connection ends:
+// under load it would otherwise recycle what the backup still needs. It
+// returns a note when the server has no slot to give, and the backup then is
+// a race that an error ends.
+func holdWAL(ctx context.Context, conn *pgconn.PgConn) (note string, err error) {
+	_, err = conn.Exec(ctx, "CREATE_REPLICATION_SLOT "+slotName()+" TEMPORARY PHYSICAL RESERVE_WAL").ReadAll()
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) {
+		return "the server gave no replication slot, so it may recycle WAL that a backup needs while it runs: " + refused.Message, nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("ask the server to keep its WAL: %w", err)
+	}
+	return "", nil
+}
+
+func slotName() string { return "holdfast_backup_" + strings.ToLower(rand.Text()[:12]) }
 
 // command is BASE_BACKUP as the version wants it.
 func command(major int, label string) string {

@@ -66,6 +66,9 @@ func (s *stream) message() (pgproto3.BackendMessage, error) {
 
 func (s *stream) refused(m *pgproto3.ErrorResponse) error {
 	err := fmt.Errorf("base backup: the server says: %w", pgconn.ErrorResponseToPgError(m))
+	if strings.Contains(m.Message, "has already been removed") {
+		err = fmt.Errorf("%w: it recycled the WAL that the backup needs while it ran; give it a free replication slot (max_replication_slots, max_slot_wal_keep_size) or raise wal_keep_size, and take the backup again", err)
+	}
 	if len(s.notices) > 0 {
 		err = fmt.Errorf("%w: %s", err, strings.Join(s.notices, "; "))
 	}

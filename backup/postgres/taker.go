@@ -78,7 +78,7 @@ func (t *Taker) Take(ctx context.Context, in backup.Take) (backup.Manifest, erro
 	p := m.Postgres
 	p.Files, p.Dirs, p.Superuser, p.Census = got.files, got.dirs, srv.superuser, join(before, after)
 	m.Finished = time.Now()
-	m.Notes = slices.Concat(srv.notes, notes(p.Census))
+	m.Notes = slices.Concat(m.Notes, srv.notes, notes(p.Census))
 	moving := 0
 	for _, c := range p.Census {
 		m.Totals.Rows += c.Rows
@@ -121,9 +121,12 @@ func (t *Taker) base(ctx context.Context, in backup.Take, tell func(backup.Progr
 	if err != nil {
 		return nil, err
 	}
-	system, err := identify(ctx, conn)
+	system, note, err := begin(ctx, conn, t.conf.SilenceMax)
 	if err != nil {
 		return nil, err
+	}
+	if note != "" {
+		m.Notes = append(m.Notes, note)
 	}
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)

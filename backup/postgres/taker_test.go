@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -44,6 +45,16 @@ func fakeServer(t *testing.T, version string, answer *script) (*postgres.Client,
 				b.Send(text("7300000000000000001", "1", "0/3000000", ""))
 				b.Send(&pgproto3.CommandComplete{CommandTag: []byte("IDENTIFY_SYSTEM")})
 				b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+			case strings.HasPrefix(q.String, "CREATE_REPLICATION_SLOT holdfast_backup_"):
+				switch {
+				case answer == nil: // silence
+				case strings.HasPrefix(version, "14"):
+					b.Send(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "53400", Message: "all replication slots are in use"})
+					b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+				default:
+					b.Send(&pgproto3.CommandComplete{CommandTag: []byte("CREATE_REPLICATION_SLOT")})
+					b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+				}
 			default:
 				mu.Lock()
 				asked = q.String
@@ -91,6 +102,9 @@ func TestBase_SpeaksToBothGenerations(t *testing.T) {
 		}
 		if !strings.HasPrefix(asked(), want) || !strings.Contains(asked(), "'holdfast 01K0'") {
 			t.Errorf("%s: asked %q", version, asked())
+		}
+		if noted := slices.ContainsFunc(m.Notes, func(n string) bool { return strings.Contains(n, "all replication slots are in use") }); noted != strings.HasPrefix(version, "14") {
+			t.Errorf("%s: notes %q", version, m.Notes)
 		}
 		if len(got.files) != 7 || m.Store != (backup.Store{Version: version, ID: "7300000000000000001"}) ||
 			m.Postgres.StartLSN != "0/2000028" || m.Postgres.EndLSN != "0/2000100" || m.Postgres.Timeline != 1 {

@@ -125,6 +125,10 @@ func (c *Client) parse() (*pgx.ConnConfig, error) {
 	conf.DialFunc = c.conf.Dial
 	// Names are resolved by Dial, which may be an address map.
 	conf.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
+	// The protocol of the library needs both, whatever a database or a role
+	// of an old server has by default.
+	conf.RuntimeParams["client_encoding"] = "UTF8"
+	conf.RuntimeParams["standard_conforming_strings"] = "on"
 	if _, set := conf.RuntimeParams["application_name"]; !set {
 		conf.RuntimeParams["application_name"] = "holdfast"
 	}

@@ -50,6 +50,7 @@ func (c *counter) all(ctx context.Context) ([]Table, error) {
 		t                 Table
 		kind, persistence string
 		size              int64
+		legible           bool
 	}
 	list, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (entry, error) {
 		e := entry{t: Table{Database: c.database}}
@@ -59,6 +60,10 @@ func (c *counter) all(ctx context.Context) ([]Table, error) {
 		if size != nil {
 			e.size = *size
 		}
+		var schema, table bool
+		e.t.Schema, schema = legible(e.t.Schema)
+		e.t.Name, table = legible(e.t.Name)
+		e.legible = schema && table
 		if writes != nil && *writes > 0 {
 			e.t.Writes = uint64(*writes)
 		}
@@ -71,6 +76,8 @@ func (c *counter) all(ctx context.Context) ([]Table, error) {
 	for _, e := range list {
 		there := true
 		switch {
+		case !e.legible:
+			e.t.Skipped = "its name is not UTF-8"
 		case e.kind == "m":
 			e.t.Skipped = "a materialized view: its rows are those of other tables"
 		case e.kind == "f":
@@ -132,13 +139,34 @@ func (c *counter) one(ctx context.Context, t *Table) (there bool, err error) {
 			return true, nil
 		}
 	}
-	if class := code(err); strings.HasPrefix(class, "XX") || strings.HasPrefix(class, "58") {
-		t.Skipped = "damaged: " + err.Error()
-		return true, nil
+	if said := code(err); said != "" {
+		t.Skipped, t.Library = whyNot(said, err)
+		if t.Skipped != "" {
+			return true, nil
+		}
 	}
 	if err != nil {
 		return false, err
 	}
 	t.Rows = uint64(n)
 	return true, nil
+}
+
+// whyNot says why a table could not be counted; an empty text means that the
+// error is about the server or the connection.
+func whyNot(code string, err error) (why string, library bool) {
+	switch code[:min(2, len(code))] {
+	case "XX", "58":
+		// A library of an extension is looked for when a value of its type is
+		// written as text.
+		if text := err.Error(); strings.Contains(text, "could not access file") || strings.Contains(text, "could not load library") {
+			return "the library of an extension is missing on this server: " + text, true
+		}
+		return "damaged: " + err.Error(), false
+	case "22", "2F", "38", "39", "42", "54", "55", "0A", "P0":
+		// Code of the table's own ran: a column that is computed when it is
+		// read, or the output function of a type.
+		return "it cannot be read: " + err.Error(), false
+	}
+	return "", false
 }

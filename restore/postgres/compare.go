@@ -28,6 +28,12 @@ func (t *Target) Compare(ctx context.Context, m *backup.Manifest, progress func(
 	if err != nil {
 		return restore.Comparison{}, fmt.Errorf("compare postgres in %s: %w", t.place, err)
 	}
+	for _, g := range got {
+		if g.Library { // the set may well be good
+			return restore.Comparison{}, fmt.Errorf("compare postgres in %s: %s: %s (install the extensions that the source has for the postgres in %s)",
+				t.place, name{g.Database, g.Schema, g.Name}, g.Skipped, t.conf.BinDir)
+		}
+	}
 	return compare(m.Postgres.Census, got), nil
 }
 

@@ -23,12 +23,17 @@ import (
 // damage, then sizes.
 var settings = []string{
 	"listen_addresses=", "port=5432", "ssl=off", "archive_mode=off", "primary_conninfo=", "primary_slot_name=", "restore_command=",
-	"synchronous_standby_names=", "shared_preload_libraries=", "external_pid_file=", "unix_socket_permissions=0700",
+	"synchronous_standby_names=", "shared_preload_libraries=", "external_pid_file=", "unix_socket_permissions=0700", "unix_socket_group=",
+	"max_logical_replication_workers=0", // a subscription would follow its publisher again, and drop what its slot there still holds
 	"logging_collector=off", "log_destination=stderr", "log_min_messages=warning", "default_transaction_read_only=off",
-	"statement_timeout=0", "temp_tablespaces=", "autovacuum=off", "huge_pages=off",
+	"lc_messages=C", "min_dynamic_shared_memory=0", "statement_timeout=0", "temp_tablespaces=", "autovacuum=off", "huge_pages=off",
 	"zero_damaged_pages=off", "ignore_checksum_failure=off",
 	"max_connections=20", "superuser_reserved_connections=3", "max_locks_per_transaction=256", "max_prepared_transactions=100", "max_wal_senders=0", "shared_buffers=32MB",
 }
+
+// loginTriggers is the first version in which the production's own code could
+// run whenever somebody logs in.
+const loginTriggers = 17
 
 // arguments of the server; nothing in them is secret.
 func (t *Target) arguments() []string {
@@ -37,6 +42,9 @@ func (t *Target) arguments() []string {
 		"unix_socket_directories=" + t.socket()}
 	if !t.conf.Durable {
 		own = append(own, "fsync=off")
+	}
+	if t.major >= loginTriggers {
+		own = append(own, "event_triggers=off")
 	}
 	for _, s := range append(own, settings...) {
 		args = append(args, "-c", s)
@@ -75,7 +83,11 @@ func (t *Target) ConnString() string {
 	}
 	word := func(s string) string { return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'" }
 	// What production set for a role or a database must not reach a session here.
-	return "host=" + word(t.socket()) + " port=5432 user=" + word(as) + " dbname=" + word(at) + " sslmode=disable options='-c session_preload_libraries= -c local_preload_libraries='"
+	options := "-c session_preload_libraries= -c local_preload_libraries="
+	if t.major >= loginTriggers {
+		options += " -c event_triggers=off"
+	}
+	return "host=" + word(t.socket()) + " port=5432 user=" + word(as) + " dbname=" + word(at) + " sslmode=disable options='" + options + "'"
 }
 
 // Start runs the server and waits until it has recovered and answers. It
@@ -87,6 +99,7 @@ func (t *Target) Start(ctx context.Context, m *backup.Manifest) error {
 		}
 	}
 	t.as, t.at = m.Postgres.Superuser, ""
+	t.major, _ = postgres.Major(m.Store.Version) // Check refuses what is no number
 	for _, c := range m.Postgres.Census {
 		if c.Name != "" && c.Skipped == "" {
 			t.at = c.Database

@@ -48,6 +48,7 @@ type Target struct {
 	client *postgres.Client // nil: not started by us
 	as     string           // superuser
 	at     string           // a database that is there
+	major  int              // version of the server; 0: not known yet
 }
 
 var _ restore.Target = (*Target)(nil)
