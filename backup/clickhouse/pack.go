@@ -122,6 +122,12 @@ func (t *taking) packOne(ctx context.Context, statement string, asked []partitio
 	return t.adopt(ctx, place, d, asked, inPack, known, counted, methods, last)
 }
 
+// lockName is the object that the server keeps in a pack while it writes it.
+const (
+	lockName     = ".lock"
+	lockBytesMax = 64 << 10
+)
+
 // backUp lets the server write one pack, and reads what it says of it.
 func (t *taking) backUp(ctx context.Context, place backup.PackPlace, statement string, partitions int) (description, error) {
 	what := fmt.Sprintf("back up %d partitions", partitions)
@@ -132,10 +138,13 @@ func (t *taking) backUp(ctx context.Context, place backup.PackPlace, statement s
 		Progress: func(s clickhouse.OperationState) { t.progress(what, int64(s.Bytes), 0, "bytes") },
 	})
 	forgotten := errors.Is(err, clickhouse.ErrForgotten)
-	if err != nil && !forgotten {
-		if strings.Contains(err.Error(), ".lock") {
-			err = fmt.Errorf("%w (the server's key must be allowed to delete objects that end in /.lock)", err)
-		}
+	// The lock is deleted after the description was written. A key that may not
+	// delete makes the server report a failure of what is whole.
+	locked := err != nil && !forgotten && strings.Contains(err.Error(), lockName) && ctx.Err() == nil
+	if locked {
+		err = fmt.Errorf("%w (the server's key must be allowed to delete objects that end in /%s)", err, lockName)
+	}
+	if err != nil && !forgotten && !locked {
 		return description{}, fmt.Errorf("back up %d partitions into pack %s: %w", partitions, place.ID, err)
 	}
 	// The description is written last. So a backup that the server forgot is
@@ -150,6 +159,14 @@ func (t *taking) backUp(ctx context.Context, place backup.PackPlace, statement s
 	}
 	if parseErr != nil {
 		return description{}, fmt.Errorf("pack %s: %w", place.ID, errors.Join(parseErr, err))
+	}
+	if locked {
+		lock, lockErr := t.in.Sink.ReadPack(ctx, place, lockName, lockBytesMax)
+		if lockErr != nil {
+			return description{}, fmt.Errorf("pack %s: %w", place.ID, errors.Join(lockErr, err))
+		}
+		d.objects = append(d.objects, backup.PackObject{Name: lockName, Bytes: int64(len(lock))})
+		t.note("The server wrote pack %s and could not delete its lock: every object of it was read and hashed, and it is used. Allow the server's key to delete objects that end in /%s.", place.ID, lockName)
 	}
 	return d, nil
 }

@@ -40,6 +40,10 @@ type OperationState struct {
 // killTimeout bounds the attempt to end an operation that nobody waits for.
 const killTimeout = 10 * time.Second
 
+// lateWait is how long an operation may need to show up on its server after
+// the statement was given up.
+const lateWait = time.Second
+
 func (o Operation) statement() string {
 	var b strings.Builder
 	b.WriteString(o.SQL)
@@ -62,7 +66,7 @@ func (c *Client) Operate(ctx context.Context, o Operation) (err error) {
 	}
 	defer func() {
 		if ctx.Err() != nil {
-			c.kill(context.WithoutCancel(ctx), o.ID)
+			c.kill(context.WithoutCancel(ctx), o.ID, o.Poll)
 		}
 	}()
 	sent := c.Exec(ctx, Query{SQL: o.statement(), Outlives: true, Settings: map[string]any{"max_query_size": 4 * StatementBytesMax}})
@@ -115,15 +119,31 @@ func (c *Client) operation(ctx context.Context, id string) (s OperationState, kn
 	return s, known, err
 }
 
-// kill is best effort: what it cannot end, ends by itself and is an orphan.
-func (c *Client) kill(ctx context.Context, id string) {
+// kill ends an operation and waits for its end, so that nothing goes on
+// writing behind whoever gave it up. It is best effort: what it cannot end
+// within killTimeout ends by itself and is an orphan.
+func (c *Client) kill(ctx context.Context, id string, poll time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
-	s, known, err := c.operation(ctx, id)
-	if err != nil || !known || s.QueryID == "" {
-		return
+	begun, waits := time.Now(), retry.New(poll, time.Second)
+	for {
+		s, known, err := c.operation(ctx, id)
+		switch {
+		case err != nil:
+		case !known:
+			// The statement may still be on its way to the server.
+			if time.Since(begun) > lateWait {
+				return
+			}
+		case s.Status != "CREATING_BACKUP" && s.Status != "RESTORING":
+			return
+		case s.QueryID != "":
+			_ = c.Exec(ctx, Query{SQL: "KILL QUERY WHERE query_id = " + Literal(s.QueryID) + " ASYNC"})
+		}
+		if waits.Wait(ctx) != nil {
+			return
+		}
 	}
-	_ = c.Exec(ctx, Query{SQL: "KILL QUERY WHERE query_id = " + Literal(s.QueryID) + " ASYNC"})
 }
 
 // StatementBytesMax is where long statements are split: the server's default
