@@ -70,6 +70,7 @@ type setShown struct {
 	Seal      backup.Seal     `json:"seal"`
 	Digest    backup.Digest   `json:"digest"`
 	Logged    bool            `json:"logged"` // and the log has the same digest
+	Log       bool            `json:"log"`    // the daemon answered
 	Parts     []partShown     `json:"parts"`
 	Drills    []drillShown    `json:"drills"`
 	DrillsWhy string          `json:"drills_unread,omitempty"` // why drills could not be read
@@ -119,7 +120,7 @@ func (a *app) showSet(ctx context.Context, f found) (setShown, error) {
 	if err != nil {
 		return setShown{}, err
 	}
-	s := setShown{At: a.now().UTC(), Vault: f.archive.Name(), Region: f.region, Seal: l.Seal, Digest: l.Digest, Logged: book.digest(f.set) != "", Drills: []drillShown{}}
+	s := setShown{At: a.now().UTC(), Vault: f.archive.Name(), Region: f.region, Seal: l.Seal, Digest: l.Digest, Logged: book.digest(f.set) != "", Log: book.answered, Drills: []drillShown{}}
 	for _, p := range l.Seal.Parts {
 		s.Parts = append(s.Parts, partOf(l.Manifests[p.Engine], p.Totals))
 	}

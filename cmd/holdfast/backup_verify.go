@@ -94,6 +94,7 @@ func (d *depot) all(ctx context.Context) ([]found, error) {
 type verified struct {
 	OK       bool          `json:"ok"`
 	ReadData bool          `json:"read_data"`
+	Log      bool          `json:"log"` // the daemon answered
 	Sets     []setVerified `json:"sets"`
 }
 
@@ -114,7 +115,7 @@ type setVerified struct {
 
 func (a *app) verify(ctx context.Context, sets []found, readData bool) (verified, error) {
 	book := a.logbook(ctx)
-	out := verified{OK: true, ReadData: readData, Sets: []setVerified{}}
+	out := verified{OK: true, ReadData: readData, Log: book.answered, Sets: []setVerified{}}
 	g := a.gauge(ctx)
 	defer g.end()
 	for i, f := range sets {

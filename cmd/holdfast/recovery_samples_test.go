@@ -64,7 +64,7 @@ func setsAtNoon(t *testing.T) setList {
 
 func shownAtNoon() setShown {
 	seal := sampleSeal(setNew, "us-east")
-	s := setShown{At: noon, Vault: "s3://holdfast-us", Seal: seal, Digest: sealDigest(setNew), Logged: true, Region: "us-east"}
+	s := setShown{At: noon, Vault: "s3://holdfast-us", Seal: seal, Digest: sealDigest(setNew), Logged: true, Log: true, Region: "us-east"}
 	for _, p := range seal.Parts {
 		m := sampleManifest(setNew, "us-east", p.Engine)
 		for n := range 25 { // more tables than a text shows

@@ -21,7 +21,15 @@ func renderSet(s setShown, offsets bool) string {
 	p.line("Set %s of %s, %s. Sealed %s, %s old.", seal.Set, seal.Region, seal.Cluster, when(seal.Sealed, s.At), age(seal.Age(s.At)))
 	p.line("Taken by %s (%s) in %s; its parts were taken within %s.", seal.Node, cmp.Or(seal.Version, "unknown version"), span(seal.Sealed.Sub(seal.Started).Round(time.Millisecond)), millis(seal.SkewMs))
 	p.line("In %s.", s.Vault)
-	p.line("Seal sha256 %s, %s.", s.Digest, map[bool]string{true: "as the log says", false: "which is not in the log: it stands on its signature"}[s.Logged])
+	stands := "which is not in the log: it stands on its signature"
+	switch {
+	case s.Logged:
+		stands = "as the log says"
+	case !s.Log:
+		stands = "which stands on its signature: the log was not asked"
+	}
+	p.line("Seal sha256 %s,", s.Digest)
+	p.line("  %s.", stands)
 	p.line("")
 	p.table(partTable(seal))
 	for _, part := range s.Parts {
@@ -152,7 +160,7 @@ func renderVerified(v verified) string {
 		if i > 0 && (!s.OK || !v.Sets[i-1].OK) {
 			p.line("")
 		}
-		p.line("%s", s.verdict(v.ReadData))
+		p.wrap("", s.verdict(v.ReadData, v.Log))
 		for _, f := range s.Findings {
 			p.line("!! %s: %s", f.Object, oneLine(f.What))
 			if f.Hurts != "" {
@@ -175,7 +183,7 @@ func renderVerified(v verified) string {
 	return p.String()
 }
 
-func (s setVerified) verdict(read bool) string {
+func (s setVerified) verdict(read, log bool) string {
 	head := fmt.Sprintf("Set %s of %s", s.Set, s.Region)
 	if !s.OK {
 		return fmt.Sprintf("%s: NOT WHOLE, %s", head, some(s.Broken, "finding"))
@@ -184,7 +192,7 @@ func (s setVerified) verdict(read bool) string {
 	if read {
 		out += fmt.Sprintf(", %s read and equal to their hashes in %s", size(s.Read), millis(s.TookMs))
 	}
-	if !s.Logged {
+	if log && !s.Logged {
 		out += "; the log does not name this seal"
 	}
 	return out

@@ -103,7 +103,7 @@ func TestRender_ReadsAsItShould(t *testing.T) {
 	bare := shownAtNoon()
 	bare.Logged, bare.Drills = false, nil
 	golden("backup-show-offsets", renderSet(bare, true))
-	golden("backup-verify", renderVerified(verified{OK: true, Sets: []setVerified{{Set: setNew, Region: "us-east", OK: true, Logged: true, Objects: 131, Bytes: 4_239_002_000}}}))
+	golden("backup-verify", renderVerified(verified{OK: true, Log: true, Sets: []setVerified{{Set: setNew, Region: "us-east", OK: true, Logged: true, Objects: 131, Bytes: 4_239_002_000}}}))
 	golden("backup-verify-bad", renderVerified(verified{ReadData: true, Sets: []setVerified{
 		{Set: setNew, Region: "us-east", OK: true, Logged: true, Objects: 131, Bytes: 4_239_002_000, Read: 4_239_002_000, TookMs: 9_100},
 		{Set: setMid, Region: "us-east", Logged: true, Broken: 60, Findings: []restore.Finding{{Object: "packs/clickhouse/01P2/data.bin", What: "its SHA-256 is aa…, want bb…", Hurts: "default.errors_local, partition 90-20260223"}}},

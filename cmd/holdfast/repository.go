@@ -238,6 +238,11 @@ func (a *app) logbook(ctx context.Context) logbook {
 			book.runs, err = client.Runs(ctx, "")
 		}
 	}
+	var unnamed usage
+	if errors.As(err, &unnamed) {
+		a.say("note: no daemon was asked (--node or --socket names it): nothing is said of live runs, and seals stand on their signature alone")
+		return logbook{}
+	}
 	if err != nil {
 		a.say("note: without the daemon (%s) nothing is said of live runs, and seals stand on their signature alone", oneLine(why(err)))
 		return logbook{}
