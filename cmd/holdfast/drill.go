@@ -48,8 +48,8 @@ drill goes on.
   holdfast drill run --of us-east
   holdfast drill run --set 01KJN9Z0000000000000000NEW --detach
 
-It ends with 0 when the set is proven, 5 when the set was found bad, and 1 when the
-drill itself failed, which says nothing about the set.`,
+It ends with 0 when the set is proven, 5 when the set was found bad, 1 when the
+drill itself failed, which says nothing about the set, and 3 when one is under way.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx := c.Context()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -109,7 +110,7 @@ func (a *app) finish(err error) exit {
 		fmt.Fprint(a.err, renderProblem(p))
 		return code
 	}
-	fmt.Fprintln(a.err, "holdfast: "+err.Error())
+	fmt.Fprintln(a.err, "holdfast: "+strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "\n    ")) // several at once, or the tail of a log
 	return code
 }
 

@@ -27,6 +27,7 @@ func unproven() httpapi.Status {
 		{Region: "eu-west", AgeMs: -1, NextSlot: noon.Add(time.Hour)},
 		{Region: "us-east", Set: setOld, Sealed: noon.Add(-50 * time.Hour), AgeMs: 50 * 3_600_000, Failed: "default.errors_local: 1999 rows, the manifest says 2000", NextSlot: noon.Add(-3 * time.Hour)},
 		{Region: "us-west", Set: setMid, Sealed: noon.Add(-time.Hour), AgeMs: 3_600_000},
+		{Region: "us-north", Set: setMid, Sealed: noon.Add(-time.Hour), AgeMs: 3_600_000, Undrilled: true},
 	}
 	return s
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/backup"
+	"github.com/holdfast-dr/holdfast/consensus"
+	"github.com/holdfast-dr/holdfast/internal/httpapi"
 	"github.com/holdfast-dr/holdfast/internal/recovery"
 	"github.com/holdfast-dr/holdfast/restore"
 )
@@ -158,6 +160,30 @@ func TestPage_BreaksSentencesAndNoWords(t *testing.T) {
 	for _, whole := range []string{"a, b, c, d, e, f", "said: one thing, and another, and more, and more, and more", "not made: a, b, c, d"} {
 		if got := brief(whole); got != whole {
 			t.Error(got)
+		}
+	}
+}
+
+func TestNotable_AreRunsThatCameToNothing(t *testing.T) {
+	run := func(id string, s consensus.RunState) httpapi.Run {
+		return httpapi.Run{ID: consensus.RunID(id), Run: consensus.Run{Kind: recovery.KindDrill, Region: "eu-west", State: s, Error: "why"}}
+	}
+	all := []httpapi.Run{run("a", consensus.RunLive), run("b", consensus.RunDone), run("c", consensus.RunCancelled), run("d", consensus.RunFailed)}
+	got := notable(all, recovery.KindDrill, nil)
+	if len(got) != 3 || got[0].ID != "a" || got[1].ID != "c" || got[2].ID != "d" {
+		t.Errorf("%+v", got)
+	}
+	out := renderDrills(drillsListed{At: noon, Runs: got})
+	has(t, out, "Drill c in eu-west: cancelled", "Drill d in eu-west: failed")
+}
+
+func TestProgress_CountsOneAsOne(t *testing.T) {
+	for want, p := range map[string]backup.Progress{
+		"hash, 1 of 1 object": {Stage: "hash", Done: 1, Total: 1, Unit: "objects"}, "hash, 1 of 2 objects": {Stage: "hash", Done: 1, Total: 2, Unit: "objects"},
+		"read 1 object": {Stage: "read 1 objects"}, "read 21 objects, 5 B of 9 B": {Stage: "read 21 objects", Done: 5, Total: 9, Unit: "bytes"}, "count, 1 table": {Stage: "count", Done: 1, Unit: "tables"},
+	} {
+		if got := progressText(p); got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }
