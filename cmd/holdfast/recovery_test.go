@@ -98,12 +98,13 @@ type fakeVaults struct {
 	options  recovery.Options
 	to       recovery.TargetOptions
 	left     []recovery.Abandoned
+	nowhere  error // why no abandoned place can be looked for
 	closed   bool
 }
 
 func (v *fakeVaults) Abandoned(_ context.Context, o recovery.TargetOptions) ([]recovery.Abandoned, func() error, error) {
 	v.to = o
-	return v.left, func() error { v.closed = true; return nil }, nil
+	return v.left, func() error { v.closed = true; return nil }, v.nowhere
 }
 
 func (v *fakeVaults) Archive(_ context.Context, r topology.Region, _ func() (string, error)) (recovery.Archive, error) {

@@ -9,8 +9,10 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/httpapi"
 )
 
-// provenWide bounds the reason in a table.
-const provenWide = 40
+const (
+	provenWide = 40  // of a reason in a table
+	errorWide  = 200 // of an error of a run that has ended; --json has all of it
+)
 
 // renderSets is the list of sets, with what is under way and what is wrong.
 func renderSets(l setList) string {
@@ -62,7 +64,7 @@ func runLine(r httpapi.Run, now time.Time) string {
 	case consensus.RunLive:
 		return fmt.Sprintf("%s: under way for %s: %s", head, age(now.Sub(r.Run.Created)), progressText(runProgress(r)))
 	case consensus.RunFailed:
-		return fmt.Sprintf("%s: failed %s ago: %s", head, age(now.Sub(r.Run.Ended)), oneLine(r.Run.Error))
+		return fmt.Sprintf("%s: failed %s ago: %s", head, age(now.Sub(r.Run.Ended)), shorten(oneLine(r.Run.Error), errorWide))
 	case consensus.RunCancelled:
 		return fmt.Sprintf("%s: cancelled %s ago: %s", head, age(now.Sub(r.Run.Ended)), oneLine(r.Run.Error))
 	}

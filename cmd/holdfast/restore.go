@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/spf13/cobra"
@@ -122,6 +123,7 @@ func (w *wish) clean(run string) string {
 type restoring struct {
 	found
 	run     string
+	clean   string // command that takes away what it leaves
 	vault   string
 	loaded  restore.Loaded
 	targets []restore.Target
@@ -157,6 +159,11 @@ func (a *app) restorePlan(c *cobra.Command, w wish, name string) (*restoring, er
 	if r := topology.Region(w.toRegion); r != "" && d.fleet.Regions[r].ClickHouse == nil {
 		return nil, usagef(c, "--clickhouse-region %s: the fleet file has no clickhouse there", r)
 	}
+	for _, path := range []*string{&w.to.PostgresDirectory, &w.to.PostgresBin} {
+		if *path, err = absolute(*path); err != nil {
+			return nil, err
+		}
+	}
 	key := identity(d.fleet, w.identity)
 	f, err := d.find(ctx, a, name, key)
 	if err != nil {
@@ -173,7 +180,7 @@ func (a *app) restorePlan(c *cobra.Command, w wish, name string) (*restoring, er
 	if err != nil {
 		return nil, usagef(c, "%s", err) // it dials nothing: what was asked for cannot be
 	}
-	j := &restoring{found: f, run: to.Run, vault: f.archive.Name(), loaded: l, targets: targets, closing: closing}
+	j := &restoring{found: f, run: to.Run, clean: w.clean(to.Run), vault: f.archive.Name(), loaded: l, targets: targets, closing: closing}
 	j.plan, err = restore.MakePlan(ctx, l, targets, restore.PlanOptions{Now: a.now(), Engines: engines, Rate: f.rate(ctx)})
 	if err != nil {
 		j.close(a)
@@ -250,8 +257,23 @@ func identity(fleet *config.Fleet, file string) func() (string, error) {
 		if errors.As(err, &read) {
 			return "", fmt.Errorf("the identity %s cannot be read: %w", file, read.Err)
 		}
-		return text, err
+		if err != nil {
+			return "", fmt.Errorf("the identity %s is none: %s", file, strings.TrimPrefix(err.Error(), "resolve secret "+s.Reference()+": "))
+		}
+		return text, nil
 	}
+}
+
+// absolute is a path as a person means it who stands in a folder.
+func absolute(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	out, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("find %s: %w", path, err)
+	}
+	return out, nil
 }
 
 // rateSets bounds the sets that are looked through for a drill.
@@ -298,7 +320,7 @@ func (a *app) restoreRun(c *cobra.Command, w wish, name string) error {
 		return err
 	}
 	defer j.close(a)
-	r := restored{Plan: j.plan, Places: []place{}, Clean: w.clean(j.run)}
+	r := restored{Plan: j.plan, Places: []place{}, Clean: j.clean}
 	if err := j.refused(); err != nil {
 		return errors.Join(a.show(r, func() string { return renderRestorePlan(j.plan, j.vault) }), err)
 	}

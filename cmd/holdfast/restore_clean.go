@@ -48,8 +48,14 @@ It ends with 0 when it has listed or removed them, and with 1 when one is still 
 				return usagef(c, "--clickhouse-region %s: the fleet file has no clickhouse there", r)
 			}
 			to.ClickHouseRegion = topology.Region(toRegion)
+			if to.PostgresDirectory, err = absolute(to.PostgresDirectory); err != nil {
+				return err
+			}
 			places, closeAll, err := d.vaults.Abandoned(c.Context(), to)
 			defer func() { _ = closeAll() }() // what it did has been answered
+			if errors.Is(err, recovery.ErrNowhere) {
+				return usagef(c, "%s", err)
+			}
 			if err != nil {
 				return err
 			}

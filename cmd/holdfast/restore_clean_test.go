@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/backup"
 	"github.com/holdfast-dr/holdfast/consensus"
+	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/httpapi"
 	"github.com/holdfast-dr/holdfast/internal/recovery"
 	"github.com/holdfast-dr/holdfast/restore"
@@ -185,5 +188,34 @@ func TestProgress_CountsOneAsOne(t *testing.T) {
 		if got := progressText(p); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
+	}
+}
+
+func TestRestoreClean_MustKnowWhereToLook(t *testing.T) {
+	v := repositoriesAtNoon()
+	v.nowhere = recovery.ErrNowhere
+	code, _, errOut := night{vaults: v, silent: true}.typed(t, "restore", "clean")
+	if code != exitUsage {
+		t.Errorf("%d", code)
+	}
+	has(t, errOut, "--clickhouse-region and --postgres-directory")
+}
+
+func TestRestorePlan_TakesPathsFromWhereThePersonStands(t *testing.T) {
+	v := repositoriesAtNoon()
+	t.Chdir(t.TempDir())
+	_, _, _ = night{vaults: v}.typed(t, "restore", "plan", "latest", "--region", "us-east", "--postgres-directory", "here", "--postgres-bin", "bin")
+	if !strings.HasSuffix(v.to.PostgresDirectory, "/here") || !strings.HasPrefix(v.to.PostgresDirectory, "/") || !strings.HasPrefix(v.to.PostgresBin, "/") {
+		t.Errorf("%+v", v.to)
+	}
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := identity(&config.Fleet{}, empty)(); err == nil || err.Error() != "the identity "+empty+" is none: the file is empty" {
+		t.Error(err)
+	}
+	if _, err := identity(&config.Fleet{}, empty+"-not")(); err == nil || !strings.Contains(err.Error(), "cannot be read: no such file") {
+		t.Error(err)
 	}
 }

@@ -17,6 +17,9 @@ import (
 	postgresstore "github.com/holdfast-dr/holdfast/restore/postgres"
 )
 
+// ErrNowhere says that there is no place to look for abandoned restores in.
+var ErrNowhere = errors.New("the fleet file names no target of drills: say where restores went, --clickhouse-region and --postgres-directory")
+
 // Abandoned is a place that a restore by hand made and neither handed over nor
 // took away: it was killed, it still runs, or it was told to leave what
 // failed. What was handed over and what a drill made is never one.
@@ -98,7 +101,7 @@ func (h *Host) Abandoned(ctx context.Context, o TargetOptions) (found []Abandone
 		}
 	}
 	if !looked {
-		return nil, closeAll, errors.New("look for abandoned restores: the fleet file names no target of drills; say which server and directory they were restored to")
+		return nil, closeAll, ErrNowhere
 	}
 	return found, closeAll, nil
 }

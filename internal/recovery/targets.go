@@ -57,8 +57,13 @@ func (h *Host) Targets(o TargetOptions) (targets []restore.Target, closeAll func
 	}
 	if o.PostgresDirectory != "" {
 		place := postgresPlace(h.o.Fleet)
+		bin := cmp.Or(o.PostgresBin, place.Bin)
+		if bin == "" {
+			err := errors.New("restore postgres: the fleet file names no programs of the server (drill.target.postgres.bin); name their folder, such as /usr/lib/postgresql/14/bin (--postgres-bin)")
+			return nil, closeAll, errors.Join(err, closeAll())
+		}
 		t, err := postgresstore.New(postgresstore.Config{
-			Directory: o.PostgresDirectory, Run: markOf(o), BinDir: cmp.Or(o.PostgresBin, place.Bin), User: cmp.Or(o.PostgresUser, place.User),
+			Directory: o.PostgresDirectory, Run: markOf(o), BinDir: bin, User: cmp.Or(o.PostgresUser, place.User),
 			Log: h.log, Durable: !o.Drill,
 		})
 		if err != nil {
