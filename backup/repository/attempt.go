@@ -33,7 +33,15 @@ type Attempt struct {
 
 	mu    sync.Mutex
 	parts map[backup.Engine]backup.Part
-	uses  map[string]bool // keys of all blobs and pack indexes of the finished manifests
+	uses  map[string]bool   // keys of all blobs and pack indexes of the finished manifests
+	blobs map[string]int64  // of these, with their sizes
+	packs map[string]folder // of these, by their indexes
+}
+
+// folder is a pack and where its objects are.
+type folder struct {
+	backup.Pack
+	prefix string
 }
 
 // session is the note that an attempt is under way. Its age and the sets that
@@ -74,6 +82,7 @@ func (r *Repository) Begin(ctx context.Context, set backup.SetID, attempt string
 	a := &Attempt{
 		r: r, set: set, id: attempt, key: pieceKey(key, r.c.Recipient), prev: map[backup.Engine]*backup.Manifest{}, gone: map[string]string{},
 		parts: map[backup.Engine]backup.Part{}, uses: map[string]bool{},
+		blobs: map[string]int64{}, packs: map[string]folder{},
 	}
 	if a.begun, err = r.store.Now(ctx); err != nil {
 		return nil, fmt.Errorf("begin set %s: %w", set, err)

@@ -16,7 +16,8 @@
 //     and the next attempt writes under names of its own.
 //   - A writer needs no key that can read: what is there already is found by a
 //     keyed hash in the manifests. What an earlier set holds is reused only
-//     after looking whether it is still there.
+//     after looking whether it is still there, and every object of a set is
+//     looked for once more right before the seal.
 //   - An attempt that is older than half the grace of a removal, by the
 //     store's clock, or that uses what is marked for removal, is void.
 //   - Sizes, waits, queues and lists are bounded; a list is whole or an error.

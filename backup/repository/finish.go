@@ -51,9 +51,11 @@ func (s *Sink) finish(ctx context.Context, m backup.Manifest) (backup.Part, erro
 	s.a.parts[s.engine] = part
 	for _, b := range m.Blobs {
 		s.a.uses[b.Key] = true
+		s.a.blobs[b.Key] = b.Stored
 	}
 	for _, p := range m.Packs {
 		s.a.uses[p.Index] = true
+		s.a.packs[p.Index] = folder{p, backup.PackPrefix(s.engine, p.ID)}
 	}
 	return part, nil
 }

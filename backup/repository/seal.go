@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-dr/holdfast/backup"
 	"github.com/holdfast-dr/holdfast/internal/objects"
@@ -48,6 +51,20 @@ func (a *Attempt) Seal(ctx context.Context, s backup.Seal) (backup.Digest, error
 	return d, nil
 }
 
+// plainWait is how long a seal is watched in a store without conditional puts.
+const plainWait = time.Second
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 func (a *Attempt) seal(ctx context.Context, s backup.Seal) (backup.Digest, error) {
 	r := a.r
 	if err := a.fill(&s); err != nil {
@@ -70,6 +87,15 @@ func (a *Attempt) seal(ctx context.Context, s backup.Seal) (backup.Digest, error
 	// Whatever the put says, what counts is what is there now.
 	err = r.store.Put(ctx, backup.SealKey(a.set), body, objects.PutOptions{IfAbsent: true})
 	there, sum, readErr := r.Seal(ctx, a.set)
+	if d, _ := r.Dialect(); err == nil && readErr == nil && !d.ConditionalPut {
+		// Another attempt may have looked before our seal was there, and may
+		// put its own over it. Who is told that it sealed must not be the one
+		// whose seal is gone.
+		if err := sleep(ctx, plainWait); err != nil {
+			return "", err
+		}
+		there, sum, readErr = r.Seal(ctx, a.set)
+	}
 	switch {
 	case errors.Is(err, objects.ErrExists) && readErr != nil:
 		return "", fmt.Errorf("a seal is there that cannot be used: %w", readErr)
@@ -122,8 +148,8 @@ func (a *Attempt) fill(s *backup.Seal) error {
 	return nil
 }
 
-// stillGood looks, right before the commit, whether what the set uses may be
-// removed under it: by its age and by what is marked.
+// stillGood looks, right before the commit, whether what the set uses is there,
+// and whether it may be removed under it: by its age and by what is marked.
 func (a *Attempt) stillGood(ctx context.Context) error {
 	now, err := a.r.store.Now(ctx)
 	if err != nil {
@@ -142,7 +168,54 @@ func (a *Attempt) stillGood(ctx context.Context) error {
 			return fmt.Errorf("%w: %s", ErrTombstoned, key)
 		}
 	}
-	return nil
+	return a.present(ctx)
+}
+
+// present looks at every object of the finished manifests, by name and size: a
+// store may have said that it took one and not have it, and what an earlier
+// set holds may be gone since Begin looked.
+func (a *Attempt) present(ctx context.Context) error {
+	a.mu.Lock()
+	blobs, packs := maps.Clone(a.blobs), maps.Clone(a.packs)
+	a.mu.Unlock()
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(4 * a.r.c.Concurrency) // they only wait
+	for key, bytes := range blobs {
+		g.Go(func() error {
+			info, err := a.r.store.Head(gctx, key)
+			if err == nil && info.Bytes != bytes {
+				err = fmt.Errorf("%w: %s", ErrDamaged, wrongSize(info.Bytes, bytes))
+			}
+			return vanished(key, err)
+		})
+	}
+	for index, p := range packs {
+		g.Go(func() error {
+			if _, err := a.r.store.Head(gctx, index); err != nil {
+				return vanished(index, err)
+			}
+			there, err := a.r.store.List(gctx, p.prefix, "", packObjectsMax)
+			if err != nil {
+				return err
+			}
+			var bytes int64
+			for _, o := range there {
+				bytes += o.Bytes
+			}
+			if len(there) != p.Objects || bytes != p.Bytes {
+				return vanished(p.prefix, fmt.Errorf("%w: it holds %d objects with %d bytes, want %d with %d", ErrDamaged, len(there), bytes, p.Objects, p.Bytes))
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+func vanished(key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s, which the set needs: %w; run the backup again", key, err)
 }
 
 // openSeal checks a seal in every respect that needs no other object.

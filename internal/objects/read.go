@@ -110,8 +110,13 @@ func (b *Bucket) Open(ctx context.Context, key string) (io.ReadCloser, Info, err
 	return s, s.info, nil
 }
 
-// resumesMax bounds how often one stream is continued without moving on.
-const resumesMax = 6
+// resumesMax bounds how often one stream is continued, beside once for each
+// resumeBytes that came: a store that stalls after a few bytes of each answer
+// is given up, and a long object may break more often than a short one.
+const (
+	resumesMax  = 6
+	resumeBytes = 1 << 20
+)
 
 type stream struct {
 	b       *Bucket
@@ -119,6 +124,7 @@ type stream struct {
 	key     string
 	info    Info
 	at      int64
+	resumes int64
 	body    io.ReadCloser
 	started time.Time
 }
@@ -154,7 +160,7 @@ func (s *stream) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	waits := retry.New(100*time.Millisecond, 5*time.Second)
-	for resumes := 0; ; resumes++ {
+	for {
 		n, err := s.body.Read(p)
 		s.at += int64(n)
 		switch {
@@ -166,9 +172,10 @@ func (s *stream) Read(p []byte) (int, error) {
 			continue
 		case s.ctx.Err() != nil:
 			return 0, fmt.Errorf("%s: get %s: %w", s.b.c.Name, s.b.at(s.key), context.Cause(s.ctx))
-		case s.at >= s.info.Bytes || resumes >= resumesMax:
-			return 0, s.b.explain("get", s.key, resumes+1, err)
+		case s.at >= s.info.Bytes || s.resumes >= resumesMax+s.at/resumeBytes:
+			return 0, s.b.explain("get", s.key, int(s.resumes)+1, err)
 		}
+		s.resumes++
 		s.body.Close()
 		if err := waits.Wait(s.ctx); err != nil {
 			return 0, err
