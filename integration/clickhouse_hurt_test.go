@@ -136,6 +136,21 @@ func TestClickHouseBackup_EveryNameKeyAndTypeComesBackOnAnotherServer(t *testing
 	r.removes(r.proves(m, "names"))
 }
 
+func TestClickHouseRestore_AServerWithoutTheStoragePolicyIsAnObstacle(t *testing.T) {
+	r := newCHRig(t)
+	r.exec("CREATE DATABASE src")
+	r.exec("CREATE TABLE src.t (a UInt64) ENGINE = MergeTree ORDER BY a SETTINGS storage_policy = 'default'")
+	r.exec("INSERT INTO src.t VALUES (1)")
+	m, _ := r.mustTake(r.taker("src"), nil)
+	r.removes(r.proves(m, "policy"))
+	at := &m.ClickHouse.Tables[0].Create // as a source with tiers has it
+	*at = strings.Replace(*at, "storage_policy = 'default'", "storage_policy = 'hot_and_cold'", 1)
+	obstacles, err := r.target("tiers", "drill_tiers").Check(t.Context(), &m)
+	if err != nil || len(obstacles) != 1 || !strings.Contains(obstacles[0].What, "hot_and_cold") {
+		t.Errorf("%v, %v in %s", obstacles, err, *at)
+	}
+}
+
 func TestClickHouseBackup_OutlivesARestartOfTheServerOnceThePackIsWritten(t *testing.T) {
 	r := newCHRig(t)
 	r.exec("CREATE DATABASE src")
@@ -221,15 +236,15 @@ func TestClickHouseBackup_CancelledTakeEndsTheWorkOfTheServer(t *testing.T) {
 	}
 }
 
-func TestClickHouseRestore_OneFlippedByteOnTheTargetsDiskIsADifferenceInTime(t *testing.T) {
+func TestClickHouseRestore_OneFlippedBitOnTheTargetsDiskIsSeenInTime(t *testing.T) {
 	r := newCHRig(t)
 	r.exec("CREATE DATABASE src")
 	r.exec("CREATE TABLE src.t (a UInt64, s String) ENGINE = MergeTree ORDER BY a SETTINGS min_bytes_for_wide_part = 0")
-	r.exec("INSERT INTO src.t SELECT number, randomPrintableASCII(1000) FROM numbers(5000)")
+	r.exec("INSERT INTO src.t SELECT number, hex(randomString(20)) || repeat('a', 200) FROM numbers(50000)")
 	r.exec("CREATE TABLE src.u (a UInt64) ENGINE = MergeTree ORDER BY a")
 	r.exec("INSERT INTO src.u SELECT number FROM numbers(10)")
 	m, _ := r.mustTake(r.taker("src"), nil)
-	g, err := target.New(target.Config{Client: r.client, Host: r.server.Address(), Database: "flip", Collection: "holdfast", Run: "flip", Poll: 20 * time.Millisecond, QueryTimeout: 3 * time.Second})
+	g, err := target.New(target.Config{Client: r.client, Host: r.server.Address(), Database: "flip", Collection: "holdfast", Run: "flip", Poll: 20 * time.Millisecond, QueryTimeout: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +271,11 @@ func TestClickHouseRestore_OneFlippedByteOnTheTargetsDiskIsADifferenceInTime(t *
 	begun := time.Now()
 	c, err := g.Compare(t.Context(), &m, nil)
 	t.Logf("after %s: %+v, %v", time.Since(begun), c, err)
-	if err != nil || c.Different != 1 || c.Differences[0].Where != "t" || time.Since(begun) > 15*time.Second {
+	// The server looks for the bit, for minutes in a large block: either it
+	// finds it, or nothing is known.
+	found := err == nil && c.Different == 1 && c.Differences[0].Where == "t"
+	late := err != nil && strings.Contains(err.Error(), "flipped bit")
+	if !found && !late || time.Since(begun) > 15*time.Second {
 		t.Errorf("after %s: %+v, %v", time.Since(begun), c, err)
 	}
 	begun = time.Now()
@@ -325,11 +344,11 @@ func TestClickHouseBackup_TablesThatChangeUnderItAreTakenOrRefused(t *testing.T)
 	}
 }
 
-func TestClickHouseBackup_ThousandPartitionsThatDidNotChangeCostLittle(t *testing.T) {
+func TestClickHouseBackup_PartitionsThatDidNotChangeCostLittle(t *testing.T) {
 	r := newCHRig(t)
 	r.exec("CREATE DATABASE src")
-	r.exec("CREATE TABLE src.many (a UInt64, s String) ENGINE = MergeTree ORDER BY a PARTITION BY a % 1000")
-	r.exec("INSERT INTO src.many SELECT number, toString(number) FROM numbers(10000) SETTINGS max_partitions_per_insert_block = 0")
+	r.exec("CREATE TABLE src.many (a UInt64, s String) ENGINE = MergeTree ORDER BY a PARTITION BY a % 200")
+	r.exec("INSERT INTO src.many SELECT number, toString(number) FROM numbers(2000) SETTINGS max_partitions_per_insert_block = 0")
 	begun := time.Now()
 	first, _ := r.mustTake(r.taker("src"), nil)
 	t.Logf("first take: %s", time.Since(begun))
@@ -340,8 +359,8 @@ func TestClickHouseBackup_ThousandPartitionsThatDidNotChangeCostLittle(t *testin
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("no change: %s, manifest %d bytes, %d bytes a partition", took, len(b), len(b)/1000)
-	if s.adopted != 0 || took > 5*time.Second || len(b) > 512<<10 || len(again.Packs) != 1 {
+	t.Logf("no change: %s, manifest %d bytes, %d bytes a partition", took, len(b), len(b)/200)
+	if s.adopted != 0 || took > 2*time.Second || len(b) > 200*256 || len(again.Packs) != 1 {
 		t.Errorf("%d packs, %s, %d bytes", s.adopted, took, len(b))
 	}
 }

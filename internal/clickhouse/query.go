@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"strings"
 	"time"
 
@@ -65,6 +66,11 @@ func (q Query) in(ctx context.Context, with map[string]any) (context.Context, co
 
 // because prefers the cause of a context that ended over what the driver made of it.
 func because(ctx context.Context, err error) error {
+	// The driver gives the deadline to the connection too, which may notice it
+	// a moment before the context does.
+	if at, ok := ctx.Deadline(); ok && ctx.Err() == nil && errors.Is(err, os.ErrDeadlineExceeded) && time.Until(at) < 100*time.Millisecond {
+		<-ctx.Done()
+	}
 	if ctx.Err() != nil && context.Cause(ctx) != nil && !errors.Is(err, context.Cause(ctx)) {
 		return fmt.Errorf("%w (%w)", err, context.Cause(ctx))
 	}
@@ -109,6 +115,7 @@ const (
 	CodeIllegalType    = 43
 	CodeNotImplemented = 48
 	CodeUnknownTable   = 60
+	CodeTimeout        = 159
 )
 
 // Code returns the number of the server's own error, if err is one.

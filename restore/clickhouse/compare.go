@@ -126,9 +126,14 @@ func (t *Target) compareRows(ctx context.Context, c *restore.Comparison, databas
 			Database: database, Table: table.Name, Columns: columns, By: clickhouse.ByPartition, Method: m, Timeout: t.c.QueryTimeout,
 		})
 		if err != nil {
-			if _, spoke := clickhouse.Code(err); ctx.Err() == nil && (spoke || errors.Is(err, clickhouse.ErrTimeout)) {
-				// A server that cannot read a column says so, or is lost in
-				// looking for the flipped bit.
+			code, spoke := clickhouse.Code(err)
+			switch {
+			case ctx.Err() != nil:
+				return err
+			case errors.Is(err, clickhouse.ErrTimeout), code == clickhouse.CodeTimeout:
+				// What is in the set was hashed before.
+				return fmt.Errorf("%w (is the server too slow for the table, or does it look for a flipped bit on its own disk?)", err)
+			case spoke && !slices.Contains(aboutServer, code):
 				c.Add(table.Name, "it cannot be read: "+err.Error())
 				return nil
 			}
@@ -166,6 +171,23 @@ func (t *Target) compareRows(ctx context.Context, c *restore.Comparison, databas
 		}
 	}
 	return nil
+}
+
+// aboutServer are errors of a server that is too busy, too small or does not
+// let us: they say nothing about what was restored.
+var aboutServer = []int{
+	160, // TOO_SLOW
+	202, // TOO_MANY_SIMULTANEOUS_QUERIES
+	209, // SOCKET_TIMEOUT
+	210, // NETWORK_ERROR
+	236, // ABORTED
+	241, // MEMORY_LIMIT_EXCEEDED
+	243, // NOT_ENOUGH_SPACE
+	394, // QUERY_WAS_CANCELLED
+	439, // CANNOT_SCHEDULE_TASK
+	497, // ACCESS_DENIED
+	516, // AUTHENTICATION_FAILED
+	745, // SERVER_OVERLOADED
 }
 
 func where(t backup.ClickHouseTable, partition string) string {

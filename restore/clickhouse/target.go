@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -156,6 +157,13 @@ func (t *Target) Check(ctx context.Context, m *backup.Manifest) ([]restore.Obsta
 			found(fmt.Sprintf("Database %s exists and was not made by this run.", name), "Name another scratch database, or drop this one by hand if nobody needs it.")
 		}
 	}
+	missing, err := t.missingPolicies(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	for _, policy := range missing {
+		found(fmt.Sprintf("The server has no storage policy %q, which tables of the set are kept by.", policy), "Define a policy of this name, with volumes of the same names, in the server's configuration; any disks will do.")
+	}
 	free, err := t.free(ctx)
 	if err != nil {
 		return nil, err
@@ -169,6 +177,32 @@ func (t *Target) Check(ctx context.Context, m *backup.Manifest) ([]restore.Obsta
 		}
 	}
 	return list, ctx.Err()
+}
+
+var policyIn = regexp.MustCompile(`\bstorage_policy = '([^']+)'`)
+
+// missingPolicies are storage policies that tables name and the server has not.
+func (t *Target) missingPolicies(ctx context.Context, m *backup.Manifest) ([]string, error) {
+	need := map[string]bool{}
+	for _, table := range m.ClickHouse.Tables {
+		// Settings come last; a comment or a default may hold the same words.
+		settings := table.Create[max(strings.LastIndex(table.Create, " SETTINGS "), 0):]
+		if found := policyIn.FindStringSubmatch(settings); found != nil && holdsData(table) {
+			need[found[1]] = true
+		}
+	}
+	if len(need) == 0 {
+		return nil, nil
+	}
+	err := t.c.Client.Rows(ctx, clickhouse.Query{SQL: "SELECT DISTINCT policy_name FROM system.storage_policies"}, func(scan func(...any) error) error {
+		var name string
+		if err := scan(&name); err != nil {
+			return err
+		}
+		delete(need, name)
+		return nil
+	})
+	return slices.Sorted(maps.Keys(need)), err
 }
 
 func (t *Target) free(ctx context.Context) (bytes uint64, err error) {
