@@ -160,7 +160,8 @@ func (c *StartRun) apply(d *draft) error {
 		return missing("no daemon serves region %q", string(c.Region))
 	}
 	if other, live := d.LiveRun(c.Kind, c.Region); live {
-		return conflict("%s %s of %s is under way since %s", c.Kind, other, c.Region, d.Runs[other].Created.UTC().Format(time.RFC3339))
+		return conflict("%s %s of %s is under way since %s: wait for its end, or end it (`holdfast %s cancel %s`)",
+			c.Kind, other, c.Region, d.Runs[other].Created.UTC().Format(time.RFC3339), c.Kind, other)
 	}
 	if len(c.Spec) > runEvidenceBytesMax {
 		return invalid("the spec of a run has %d bytes, the state takes %d at most", len(c.Spec), runEvidenceBytesMax)

@@ -295,8 +295,8 @@ func (v *vaulted) drills(set httpapi.RunEvidence) {
 	if err != nil || len(s) != 2 || !s[0].Set.Proof.OK || s[1].Set.Proof.OK {
 		v.Errorf("sets in the log: %+v, %v", s, err)
 	}
-	if out := v.must("eu-west-1", "check"); !strings.Contains(out, "sets of us-east for drills") || !strings.Contains(out, "conditional puts are honoured") {
-		v.Errorf("check does not look at repositories:\n%s", out)
+	if out, _, _ := v.cli("eu-west-1", "check"); !strings.Contains(out, "sets of us-east for drills") || !strings.Contains(out, "conditional puts are honoured") {
+		v.Errorf("check does not look at repositories (what it finds otherwise is not asked here):\n%s", out)
 	}
 	for _, verb := range []string{"backup list --region us-east", "backup show latest --region us-east --offsets", "backup verify latest --region us-east --read-data",
 		"drill list --region us-east", "drill show " + string(set.Set)} {

@@ -23,7 +23,7 @@ func backupVerb(a *app) *cobra.Command {
 func backupRun(a *app) *cobra.Command {
 	var w where
 	var engines []string
-	var detach bool
+	var detach, fresh bool
 	c := &cobra.Command{
 		Use:   "run",
 		Short: "Take a recovery set of a region now, and follow it",
@@ -31,6 +31,10 @@ func backupRun(a *app) *cobra.Command {
 ClickHouse, then Postgres, and last the signed seal, without which there is no
 backup. It follows the run until it has ended; Ctrl-C stops following, and the
 run goes on.
+
+What earlier sets hold already is not sent again. After a drill found a set bad
+the next one shares nothing with it by itself; after backup verify found damage,
+say --fresh.
 
   holdfast backup run
   holdfast backup run --region us-east --engine postgres --detach
@@ -40,7 +44,7 @@ It ends with 0 when the set is sealed and with 1 when the run failed, and with 3
 when a backup of this region is under way.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			want := httpapi.StartBackup{Region: topology.Region(w.region)}
+			want := httpapi.StartBackup{Region: topology.Region(w.region), Fresh: fresh}
 			var err error
 			if want.Engines, err = enginesOf(c, engines); err != nil {
 				return err
@@ -76,6 +80,7 @@ when a backup of this region is under way.`,
 	c.Flags().StringVar(&w.region, "region", "", "`region` to back up (default: that of the daemon on this host)")
 	c.Flags().StringVar(&w.ca, "ca", "", "`file` with the certificates that the seal is verified with (default: tls.ca of the node)")
 	c.Flags().StringSliceVar(&engines, "engine", nil, "`engine` to take, repeatable (default: all that are configured)")
+	c.Flags().BoolVar(&fresh, "fresh", false, "share no object with earlier sets: after one of them was found damaged")
 	c.Flags().BoolVar(&detach, "detach", false, "return when the run has begun")
 	return c
 }

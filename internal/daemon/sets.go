@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/httpapi"
 	"github.com/holdfast-dr/holdfast/internal/recovery"
 	"github.com/holdfast-dr/holdfast/internal/topology"
+	"github.com/holdfast-dr/holdfast/restore"
 )
 
 const (
@@ -81,14 +82,14 @@ func setFindings(f *config.Fleet, s consensus.State, rows []httpapi.SetStatus, n
 		about := "sets of " + string(row.Region)
 		if r, failed := lastRun(s, recovery.KindBackup, row.Region); failed && r.Ended.After(row.Sealed) {
 			out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: about,
-				What: fmt.Sprintf("the last backup failed %s ago: %s", now.Sub(r.Ended).Round(time.Second), cut(r.Error)),
+				What: fmt.Sprintf("the last backup failed %s ago: %s", span(now.Sub(r.Ended)), cut(r.Error)),
 				Next: "holdfast backup run --region " + string(row.Region)})
 		}
 	}
 	if f.Drill != nil {
 		if r, failed := lastRun(s, recovery.KindDrill, f.Drill.Region); failed {
 			out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: "drills in " + string(f.Drill.Region),
-				What: fmt.Sprintf("the last drill could not be done, %s ago, and says nothing about the set: %s", now.Sub(r.Ended).Round(time.Second), cut(r.Error)),
+				What: fmt.Sprintf("the last drill could not be done, %s ago, and says nothing about the set: %s", span(now.Sub(r.Ended)), cut(r.Error)),
 				Next: "holdfast drill run"})
 		}
 	}
@@ -96,7 +97,7 @@ func setFindings(f *config.Fleet, s consensus.State, rows []httpapi.SetStatus, n
 		r, t := s.Runs[id], s.Tasks[consensus.TaskOfRun(id)]
 		if r.State == consensus.RunLive && t.Claim.Node == "" && now.Sub(r.Created) > unclaimed {
 			out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: r.Kind + " " + string(id),
-				What: fmt.Sprintf("has waited for the daemon of %s for %s", r.Region, now.Sub(r.Created).Round(time.Second)),
+				What: fmt.Sprintf("has waited for the daemon of %s for %s", r.Region, span(now.Sub(r.Created))),
 				Next: "start that daemon, or: holdfast " + r.Kind + " cancel " + string(id)})
 		}
 	}
@@ -133,6 +134,9 @@ func lastRun(s consensus.State, kind string, region topology.Region) (last conse
 	}
 	return last, last.State == consensus.RunFailed
 }
+
+// span writes a duration for people.
+func span(d time.Duration) string { return restore.Took(d.Milliseconds()) }
 
 func cut(text string) string {
 	if runes := []rune(text); len(runes) > errorLength {

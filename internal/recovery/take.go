@@ -120,8 +120,8 @@ func (h *Host) Take(ctx context.Context, o TakeOptions) (Taken, error) {
 }
 
 // newest finds, for each engine, its manifest in the newest set that has one
-// and was begun after a time. A set that cannot be read is passed over: it is
-// nothing to build on.
+// and was begun after a time. A set that is damaged, or signed under an
+// authority that is no longer trusted, is passed over: it is nothing to build on.
 func newest(ctx context.Context, v restore.Vault, engines []backup.Engine, after time.Time) (map[backup.Engine]*backup.Manifest, error) {
 	sets, err := v.Sets(ctx)
 	if err != nil {
@@ -134,7 +134,7 @@ func newest(ctx context.Context, v restore.Vault, engines []backup.Engine, after
 		}
 		seal, _, err := v.Seal(ctx, id)
 		if err != nil {
-			if !errors.Is(err, restore.ErrDamaged) {
+			if silent(ctx, err) {
 				return nil, fmt.Errorf("look for a set to build on: %w", err)
 			}
 			continue
@@ -151,12 +151,18 @@ func newest(ctx context.Context, v restore.Vault, engines []backup.Engine, after
 			switch {
 			case err == nil:
 				found[e] = &m
-			case !errors.Is(err, restore.ErrDamaged):
+			case silent(ctx, err):
 				return nil, fmt.Errorf("look for a set to build on: %w", err)
 			}
 		}
 	}
 	return found, nil
+}
+
+// silent reports whether an error says nothing about the object that was asked
+// for: the store did not answer, or would not.
+func silent(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || errors.Is(err, objects.ErrUnreachable) || errors.Is(err, objects.ErrDenied)
 }
 
 // takePart runs one engine and writes its manifest.

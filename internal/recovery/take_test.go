@@ -57,13 +57,14 @@ func TestTake_BuildsOnTheNewestSetThatCanBeRead(t *testing.T) {
 		err  error
 		want string // set of clickhouse, set of postgres
 	}{
-		"all whole":                   {"", nil, "c b"},
-		"the newest seal is damaged":  {backup.SealKey("c"), damaged, "b b"},
-		"a manifest is damaged":       {backup.ManifestKey("b", "a", backup.Postgres), damaged, "c a"},
-		"the store does not answer":   {backup.SealKey("c"), errors.New("no route"), ""},
-		"the list does not come":      {"list", errors.New("no route"), ""},
-		"a manifest does not come":    {backup.ManifestKey("b", "a", backup.Postgres), errors.New("no route"), ""},
-		"the oldest is not asked for": {backup.SealKey("a"), errors.New("no route"), "c b"},
+		"all whole":                               {"", nil, "c b"},
+		"the newest seal is damaged":              {backup.SealKey("c"), damaged, "b b"},
+		"the newest seal is of a CA that is gone": {backup.SealKey("c"), errors.New("not signed by a node of the cluster"), "b b"},
+		"a manifest is damaged":                   {backup.ManifestKey("b", "a", backup.Postgres), damaged, "c a"},
+		"the store does not answer":               {backup.SealKey("c"), fmt.Errorf("no route: %w", objects.ErrUnreachable), ""},
+		"the list does not come":                  {"list", fmt.Errorf("no route: %w", objects.ErrUnreachable), ""},
+		"a manifest does not come":                {backup.ManifestKey("b", "a", backup.Postgres), fmt.Errorf("no route: %w", objects.ErrUnreachable), ""},
+		"the oldest is not asked for":             {backup.SealKey("a"), fmt.Errorf("no route: %w", objects.ErrUnreachable), "c b"},
 	} {
 		s := newShelf()
 		s.fault[c.key] = c.err
