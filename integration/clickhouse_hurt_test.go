@@ -120,7 +120,7 @@ var chStrange = []string{
 	"CREATE TABLE src.coll (a UInt8, s Int8) ENGINE = VersionedCollapsingMergeTree(s, a) ORDER BY a", "INSERT INTO src.coll VALUES (1, 1), (1, -1), (2, 1)",
 }
 
-func TestClickHouseBackup_EveryNameKeyAndTypeComesBackOnAnotherServer(t *testing.T) {
+func TestClickHouseBackup_EveryNameKeyAndTypeComesBack(t *testing.T) {
 	r := newCHRig(t)
 	for _, q := range chStrange {
 		r.exec(q, "allow_experimental_json_type", "allow_experimental_dynamic_type", "allow_experimental_variant_type", "allow_suspicious_types_in_order_by")

@@ -59,7 +59,7 @@ func newLyingStore(t *testing.T) *lyingStore {
 	}))
 	t.Cleanup(front.Close)
 	l.bucket, err = objects.Open(objects.Config{
-		Name: "repository of us-east", Endpoint: front.URL, Bucket: "sets", Prefix: "holdfast", Region: stack.S3Region, PathStyle: true, RetryFor: 4 * time.Second,
+		Name: "repository of us-east", Endpoint: front.URL, Bucket: "sets", Prefix: "holdfast", Region: stack.S3Region, PathStyle: true, RetryFor: time.Second,
 		AccessKey: func() (string, error) { return l.s3.AccessKey(), nil }, SecretKey: func() (string, error) { return l.s3.SecretKey(), nil },
 	})
 	if err != nil {
@@ -196,7 +196,7 @@ func TestRepository_StoreThatLiesNeverGetsASetThatDoesNotVerify(t *testing.T) {
 		t.Errorf("%v, %v", sets, err)
 	}
 	// Busy for a while is no reason to give up.
-	until := time.Now().Add(2 * time.Second)
+	until := time.Now().Add(500 * time.Millisecond)
 	l.lies(func(w http.ResponseWriter, r *http.Request) bool {
 		if time.Now().After(until) {
 			return false
