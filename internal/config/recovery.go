@@ -26,7 +26,7 @@ type Repository struct {
 	AccessKey Secret   `yaml:"access_key" jsonschema:"required" agree:"-" jsonschema_description:"Reference to the access key id. It needs to list, read and write; not to delete."`
 	SecretKey Secret   `yaml:"secret_key" jsonschema:"required" agree:"-" jsonschema_description:"Reference to the secret access key."`
 	TLS       *StoreCA `yaml:"tls" agree:"-" jsonschema_description:"Whom to trust. Absent: the host's own roots."`
-	Recipient string   `yaml:"recipient" jsonschema:"required" jsonschema_description:"age recipient (age1…) that everything is encrypted to. Its private key is in no daemon that only backs up."`
+	Recipient string   `yaml:"recipient" jsonschema:"required" jsonschema_description:"age recipient (age1…) that blobs are encrypted to: all of Postgres. Manifests, seals and packs that ClickHouse writes are not. Its private key is in no daemon that only backs up."`
 	DedupeKey Secret   `yaml:"dedupe_key" jsonschema:"required" agree:"-" jsonschema_description:"Reference to the key by which equal pieces are known again without a name telling what they are. The same for the life of the repository."`
 	RateLimit Rate     `yaml:"rate_limit" jsonschema_description:"Bytes per second to and from the store, such as 50MB/s. Absent: no limit."`
 }
