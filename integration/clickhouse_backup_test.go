@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/backup"
 	taker "github.com/holdfast-dr/holdfast/backup/clickhouse"
+	"github.com/holdfast-dr/holdfast/integration/sentry"
 	"github.com/holdfast-dr/holdfast/integration/stack"
 	"github.com/holdfast-dr/holdfast/internal/clickhouse"
 	"github.com/holdfast-dr/holdfast/internal/objects"
@@ -78,36 +78,12 @@ func (r *chRig) exec(sql string, settings ...string) {
 // fill makes Sentry's tables, with rows, in a database.
 func (r *chRig) fill(database string, rows int) {
 	r.t.Helper()
-	r.exec("CREATE DATABASE " + database)
-	conn, err := clickhouse.Open(clickhouse.Config{
-		Name: "us-east", Addresses: []string{r.server.Address()}, Database: database, User: r.server.User(),
-		Password: func() (string, error) { return r.server.Password(), nil },
-	})
-	if err != nil {
+	c := sentry.ClickHouse{Address: r.server.HTTPAddress(), User: r.server.User(), Password: r.server.Password(), Database: database}
+	if err := sentry.CreateClickHouse(r.t.Context(), c); err != nil {
 		r.t.Fatal(err)
 	}
-	defer func() { _ = conn.Close() }()
-	at := time.Now().UTC().Format(time.DateTime)
-	for _, file := range []string{"sentry.sql", "sentry-fill.sql"} {
-		text, err := os.ReadFile("../restore/clickhouse/testdata/" + file)
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		for statement := range strings.SplitSeq(string(text), ";\n") {
-			var lines []string
-			for line := range strings.Lines(statement) {
-				if !strings.HasPrefix(line, "--") && strings.TrimSpace(line) != "" {
-					lines = append(lines, line)
-				}
-			}
-			if len(lines) == 0 {
-				continue
-			}
-			sql := strings.NewReplacer("{at:DateTime}", "toDateTime('"+at+"')", "{n:UInt64}", fmt.Sprint(rows)).Replace(strings.Join(lines, ""))
-			if err := conn.Exec(r.t.Context(), clickhouse.Query{SQL: sql}); err != nil {
-				r.t.Fatalf("%.80s: %v", sql, err)
-			}
-		}
+	if err := sentry.FillClickHouse(r.t.Context(), c, rows, time.Now()); err != nil {
+		r.t.Fatal(err)
 	}
 }
 

@@ -120,7 +120,7 @@ func (r *Repository) hashAll(ctx context.Context, prefix string, found []backup.
 		}
 		g.Go(func() error {
 			o := &found[n]
-			sum, read, err := r.hash(gctx, prefix+o.Name, tell)
+			sum, read, err := r.hash(gctx, prefix+o.Name, o.Bytes, tell)
 			if err == nil && read != o.Bytes {
 				err = fmt.Errorf("%s%s was %d bytes long, and now %d: it is still being written", prefix, o.Name, o.Bytes, read)
 			}
@@ -131,13 +131,17 @@ func (r *Repository) hashAll(ctx context.Context, prefix string, found []backup.
 	return errors.Join(g.Wait(), context.Cause(ctx))
 }
 
-// hash reads a whole object.
-func (r *Repository) hash(ctx context.Context, key string, tell func(int64)) (backup.Digest, int64, error) {
-	body, _, err := r.store.Open(ctx, key)
+// hash reads a whole object. One that is not as long as it should be is not
+// read: its length comes back, and no hash.
+func (r *Repository) hash(ctx context.Context, key string, size int64, tell func(int64)) (backup.Digest, int64, error) {
+	body, info, err := r.store.Open(ctx, key)
 	if err != nil {
 		return "", 0, err
 	}
 	defer body.Close()
+	if info.Bytes != size {
+		return "", info.Bytes, nil
+	}
 	h := sha256.New()
 	buffer := make([]byte, 64<<10)
 	var read int64

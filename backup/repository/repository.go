@@ -112,7 +112,10 @@ func Open(_ context.Context, c Config) (*Repository, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("%s: %w", c.Name, err)
 	}
-	zip, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(c.Concurrency), zstd.WithLowerEncoderMem(true))
+	zip, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(c.Concurrency), zstd.WithLowerEncoderMem(true),
+		// The fastest level takes a third of the default's time and gives a few
+		// percent more bytes; no blob is longer than the window.
+		zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(bundleBytes))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.Name, err)
 	}

@@ -109,19 +109,19 @@ func (r *Repository) wants(ctx context.Context, m *backup.Manifest, v *restore.V
 // inspect says what is wrong with one object; an error means that it could
 // not look.
 func (r *Repository) inspect(ctx context.Context, w wanted, readData bool, tell func(int64)) (what string, read int64, err error) {
-	info, err := r.store.Head(ctx, w.key)
-	if err != nil {
-		what, err = finding(ctx, err)
-		return what, 0, err
-	}
-	if info.Bytes != w.bytes {
-		return wrongSize(info.Bytes, w.bytes), 0, nil
-	}
 	if !readData {
+		info, err := r.store.Head(ctx, w.key)
+		switch {
+		case err != nil:
+			what, err = finding(ctx, err)
+			return what, 0, err
+		case info.Bytes != w.bytes:
+			return wrongSize(info.Bytes, w.bytes), 0, nil
+		}
 		tell(w.bytes)
 		return "", 0, nil
 	}
-	sum, read, err := r.hash(ctx, w.key, tell)
+	sum, read, err := r.hash(ctx, w.key, w.bytes, tell)
 	switch {
 	case err != nil:
 		what, err = finding(ctx, err)

@@ -21,7 +21,9 @@ type Operation struct {
 	SQL      string            // up to SETTINGS
 	ID       string            // never used before on this server; it is burnt by any outcome
 	Settings map[string]string // of the statement, as written in SQL
-	// Poll is how often to look; default 200 ms, growing to tenfold.
+	// Poll is how often to look at first; default 200 ms. It grows with the time
+	// the operation has taken, so that what is short is not waited for much
+	// longer than it took, and what is long is not asked often.
 	Poll time.Duration
 	// Silence is how long the server may be out of reach; default 2 min.
 	Silence  time.Duration
@@ -74,10 +76,12 @@ func (c *Client) Operate(ctx context.Context, o Operation) (err error) {
 		return sent
 	}
 	// Any other error may have come after the server had begun: look.
-	waits, heard := retry.New(o.Poll, 10*o.Poll), time.Now()
+	begun, heard := time.Now(), time.Now()
 	for {
-		if err := waits.Wait(ctx); err != nil {
-			return err
+		select {
+		case <-time.After(min(max(o.Poll, time.Since(begun)/10), 10*o.Poll)):
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 		state, known, err := c.operation(ctx, o.ID)
 		switch {

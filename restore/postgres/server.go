@@ -23,7 +23,7 @@ import (
 // damage, then sizes.
 var settings = []string{
 	"listen_addresses=", "port=5432", "ssl=off", "archive_mode=off", "primary_conninfo=", "primary_slot_name=", "restore_command=",
-	"synchronous_standby_names=", "shared_preload_libraries=", "external_pid_file=", "unix_socket_permissions=0700", "unix_socket_group=",
+	"synchronous_standby_names=", "shared_preload_libraries=", "unix_socket_permissions=0700", "unix_socket_group=",
 	"max_logical_replication_workers=0", // a subscription would follow its publisher again, and drop what its slot there still holds
 	"logging_collector=off", "log_destination=stderr", "log_min_messages=warning", "default_transaction_read_only=off",
 	"lc_messages=C", "min_dynamic_shared_memory=0", "statement_timeout=0", "temp_tablespaces=", "autovacuum=off", "huge_pages=off",
@@ -39,7 +39,7 @@ const loginTriggers = 17
 func (t *Target) arguments() []string {
 	args := []string{"-D", t.data(), "-c", "config_file=" + filepath.Join(t.place, "postgresql.conf")}
 	own := []string{"hba_file=" + filepath.Join(t.place, "hba.conf"), "ident_file=" + filepath.Join(t.place, "ident.conf"),
-		"unix_socket_directories=" + t.socket()}
+		"unix_socket_directories=" + t.socket(), "external_pid_file=" + filepath.Join(t.place, "pid")}
 	if !t.conf.Durable {
 		own = append(own, "fsync=off")
 	}

@@ -130,12 +130,16 @@ func (t *Target) Check(ctx context.Context, m *backup.Manifest) ([]restore.Obsta
 	for _, f := range m.Postgres.Files {
 		need += uint64(f.Bytes)
 	}
-	need += need / 10
+	need += need/10 + walBytes
 	if free := room.Bavail * uint64(room.Bsize); free < need {
 		add("make room, or name another directory", "%s has %d MiB free, the restore needs %d MiB", t.conf.Directory, free>>20, need>>20)
 	}
 	return found, ctx.Err()
 }
+
+// walBytes is what a server writes of its own while it recovers and is read:
+// a few segments of the usual 16 MiB.
+const walBytes = 64 << 20
 
 // socketMax is what fits into the kernel's address of a unix socket.
 const socketMax = 107
