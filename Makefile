@@ -69,14 +69,14 @@ chaos-lease: ## SCHEDULES (20000) random lease histories on skewed clocks; SEED=
 	@seed=$${SEED:-$$(date +%s)}; echo "chaos-lease: $(SCHEDULES) schedules, repeat with: make chaos-lease SEED=$$seed"; \
 	out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
 	HOLDFAST_SEED=$$seed HOLDFAST_SCHEDULES=$(SCHEDULES) \
-		go test ./consensus -run 'TestLease_TwoRegionsNeverAct$$' -count 1 -v -timeout 60m | tee "$$out" | grep -v '^{' || failed=1; \
+		go test ./consensus -run 'TestLease_TwoRegionsNeverAct$$' -count 1 -v -timeout 60m | tee "$$out" | grep --line-buffered -v '^{' || failed=1; \
 	grep '^{' "$$out" | tail -n 1; exit $${failed:-0}
 
 chaos-recovery: ## POINTS (20) kills of daemon, S3, ClickHouse and Postgres each, in backups and in drills; SEED=n repeats one run (25 min)
 	@seed=$${SEED:-$$(date +%s)}; echo "chaos-recovery: $(POINTS) points for each of 8 victims, repeat with: make chaos-recovery SEED=$$seed"; \
 	out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
 	HOLDFAST_SEED=$$seed HOLDFAST_POINTS=$(POINTS) \
-		go test -tags integration ./integration -run 'TestRecovery_SurvivesKillsInTheMiddle$$' -count 1 -v -timeout 120m | tee "$$out" | grep -v '^{' || failed=1; \
+		go test -tags integration ./integration -run 'TestRecovery_SurvivesKillsInTheMiddle$$' -count 1 -v -timeout 120m | tee "$$out" | grep --line-buffered -v '^{' || failed=1; \
 	grep '^{' "$$out" | tail -n 1; exit $${failed:-0}
 
 # The race detector needs a C compiler; the product does not.
