@@ -243,7 +243,7 @@ func (m *mirrors) start(ctx context.Context, id consensus.LinkID, l consensus.Li
 			Source: m.regions[l.From].kafka, Target: m.regions[l.To].kafka,
 			Topics: m.topics, Groups: m.groups, GroupsEvery: m.every,
 			Starts: flat(l.Starts), Rate: m.rate, RequestTimeout: m.appends,
-			Logger: m.log.With("link", id), Registerer: m.metrics,
+			Logger: m.log, Registerer: m.metrics,
 		})
 		if err != nil {
 			run.finish(err)
