@@ -340,6 +340,10 @@ func plainAddress(a string) string {
 	return net.JoinHostPort(host, strings.TrimLeft(port, "0"))
 }
 
+// drillDirectoryMax is what is left of a unix socket's path for the folder of
+// drills: below it come /holdfast-drill-XXXX-ULID/s/.s.PGSQL.5432.
+const drillDirectoryMax = 44
+
 func (c *checker) drillPostgres(needs map[string]topology.Region) {
 	f, t := c.fleet, c.fleet.Drill.Target.Postgres
 	const path = "drill.target.postgres"
@@ -349,6 +353,10 @@ func (c *checker) drillPostgres(needs map[string]topology.Region) {
 				"postgres: {bin: /usr/lib/postgresql/14/bin, directory: /var/lib/holdfast-drill}")
 		}
 		return
+	}
+	if n := len(filepath.Clean(t.Directory)); n > drillDirectoryMax {
+		c.refuse(path+".directory", fmt.Sprintf("is %d bytes long, at most %d fit", n, drillDirectoryMax),
+			"a unix socket's path has room for 107 bytes, and the drill's own folder takes the rest", "directory: /var/lib/holdfast-drill")
 	}
 	for _, name := range f.NodeNames() {
 		data, directory := filepath.Clean(f.Nodes[name].Data), filepath.Clean(t.Directory)

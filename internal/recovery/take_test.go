@@ -129,8 +129,12 @@ func TestEngines_AreThoseOfTheRegionInTheOrderOfASet(t *testing.T) {
 }
 
 func TestMarks_ASweepOfDrillsLeavesWhatAPersonRestored(t *testing.T) {
-	drill, restored := markOf(TargetOptions{Run: "01ABC", Drill: true}), markOf(TargetOptions{Run: "01ABC"})
-	if !strings.HasPrefix(drill, drillMark) || strings.HasPrefix(restored, drillMark) || drill == restored {
+	h, other := &Host{o: Options{Fleet: &config.Fleet{Cluster: "lab"}}}, &Host{o: Options{Fleet: &config.Fleet{Cluster: "prod"}}}
+	drill, restored := h.markOf(TargetOptions{Run: "01ABC", Drill: true}), h.markOf(TargetOptions{Run: "01ABC"})
+	if strings.HasPrefix(drill, other.drillsMark()) {
+		t.Errorf("another fleet would sweep %q", drill)
+	}
+	if !strings.HasPrefix(drill, h.drillsMark()) || strings.HasPrefix(restored, drillMark) || drill == restored {
 		t.Errorf("%q and %q", drill, restored)
 	}
 }

@@ -3,6 +3,8 @@ package recovery
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -23,11 +25,20 @@ const (
 	restoreMark = "restore-"
 )
 
-func markOf(o TargetOptions) string {
+// markOf is what a place carries: drill-CLUSTER-RUN, where the cluster is four
+// letters that follow from its name, so that fleets can share a target; or
+// restore-RUN.
+func (h *Host) markOf(o TargetOptions) string {
 	if o.Drill {
-		return drillMark + strings.ToLower(o.Run)
+		return h.drillsMark() + strings.ToLower(o.Run)
 	}
 	return restoreMark + strings.ToLower(o.Run)
+}
+
+// drillsMark begins the marks of this fleet's drills.
+func (h *Host) drillsMark() string {
+	sum := sha256.Sum256([]byte(h.o.Fleet.Cluster))
+	return drillMark + hex.EncodeToString(sum[:2]) + "-"
 }
 
 // Targets opens scratch places. What they make outlives the close of their
@@ -48,7 +59,7 @@ func (h *Host) Targets(o TargetOptions) (targets []restore.Target, closeAll func
 		}
 		closers = append(closers, client.Close)
 		t, err := clickhousestore.New(clickhousestore.Config{
-			Client: client, Host: where, Database: o.ClickHouseDatabase, Collection: collection, Run: markOf(o), Log: h.log,
+			Client: client, Host: where, Database: o.ClickHouseDatabase, Collection: collection, Run: h.markOf(o), Log: h.log,
 		})
 		if err != nil {
 			return nil, closeAll, errors.Join(err, closeAll())
@@ -63,7 +74,7 @@ func (h *Host) Targets(o TargetOptions) (targets []restore.Target, closeAll func
 			return nil, closeAll, errors.Join(err, closeAll())
 		}
 		t, err := postgresstore.New(postgresstore.Config{
-			Directory: o.PostgresDirectory, Run: markOf(o), BinDir: bin, User: cmp.Or(o.PostgresUser, place.User),
+			Directory: o.PostgresDirectory, Run: h.markOf(o), BinDir: bin, User: cmp.Or(o.PostgresUser, place.User),
 			Log: h.log, Durable: !o.Drill,
 		})
 		if err != nil {
@@ -138,8 +149,8 @@ func (h *Host) drillTargets(run string, of topology.Region, seal backup.Seal) ([
 	return h.Targets(o)
 }
 
-// Sweep takes away whatever drills have left on their targets, of any run, and
-// says what it was. No drill may be under way.
+// Sweep takes away whatever drills of this fleet have left on their targets, of
+// any run, and says what it was. No drill may be under way.
 func (h *Host) Sweep(ctx context.Context) (gone []string, err error) {
 	if h.o.Fleet.Drill == nil {
 		return nil, nil
@@ -155,10 +166,10 @@ func (h *Host) Sweep(ctx context.Context) (gone []string, err error) {
 		left, err := clickhousestore.Leftovers(ctx, client)
 		errs = append(errs, err)
 		for _, run := range left {
-			if !strings.HasPrefix(run, drillMark) {
+			if !strings.HasPrefix(run, h.drillsMark()) {
 				continue
 			}
-			database := conf.ClickHouse.DatabasePrefix + "_" + strings.TrimPrefix(run, drillMark)
+			database := conf.ClickHouse.DatabasePrefix + "_" + strings.TrimPrefix(run, h.drillsMark())
 			t, err := clickhousestore.New(clickhousestore.Config{Client: client, Host: "the clickhouse of drills", Database: database, Collection: "none", Run: run, Log: h.log})
 			gone, errs = swept(ctx, t, err, gone, errs)
 		}
@@ -167,7 +178,7 @@ func (h *Host) Sweep(ctx context.Context) (gone []string, err error) {
 		runs, err := postgresstore.Leftovers(conf.Postgres.Directory)
 		errs = append(errs, err)
 		for _, run := range runs {
-			if !strings.HasPrefix(run, drillMark) {
+			if !strings.HasPrefix(run, h.drillsMark()) {
 				continue
 			}
 			t, err := postgresstore.New(postgresstore.Config{Directory: conf.Postgres.Directory, Run: run, BinDir: conf.Postgres.Bin, User: conf.Postgres.User, Log: h.log})
