@@ -115,7 +115,10 @@ func (t *Taker) base(ctx context.Context, in backup.Take, tell func(backup.Progr
 	}
 	// The server stops sending when its connection is gone.
 	cut := func() { _ = conn.Conn().Close() }
-	defer cut()
+	defer func() {
+		cut()
+		gone(conn)
+	}()
 	version := conn.ParameterStatus("server_version")
 	major, err := postgres.Major(version)
 	if err != nil {
@@ -147,6 +150,21 @@ func (t *Taker) base(ctx context.Context, in backup.Take, tell func(backup.Progr
 	m.Store = backup.Store{Version: version, ID: system}
 	m.Postgres = &backup.PostgresPart{SystemID: system, Timeline: h.Timeline, StartLSN: h.Start.String(), EndLSN: end.String()}
 	return got, nil
+}
+
+// closeTimeout bounds how long the end of a connection is waited for.
+const closeTimeout = 5 * time.Second
+
+// gone waits until nothing works on a connection any more: when its context
+// ends, the library still asks the server to cancel, on a connection of its own.
+func gone(conn *pgconn.PgConn) {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	_ = conn.Close(ctx) // it is cut already; this ends what is left of it
+	select {
+	case <-conn.CleanupDone():
+	case <-ctx.Done():
+	}
 }
 
 // patient receives messages and gives up when none comes for too long. What
