@@ -324,6 +324,7 @@ func other(region string) string {
 }
 
 func TestPlannedMove_SurvivesAKillAtEveryBoundary(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	k := newKiller(t)
 	at := "us-east"
 	c := k.plan(failover.Intent{To: topology.Region(other(at))})
@@ -375,6 +376,7 @@ func (k *killer) equal(at string) {
 }
 
 func TestUnplannedMove_SurvivesAKillAtEveryBoundary(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	k := newKiller(t)
 	at := "us-east"
 	lost := k.fleet.Nodes[at+"-1"]

@@ -43,6 +43,7 @@ type slayer struct {
 // each is killed once, in the one or the other by chance. HOLDFAST_SEED repeats
 // a run.
 func TestRecovery_SurvivesKillsInTheMiddle(t *testing.T) {
+	t.Parallel() // it waits most of its time
 	points, seed := 0, uint64(time.Now().UnixNano())
 	if s := os.Getenv("HOLDFAST_POINTS"); s != "" {
 		points, _ = strconv.Atoi(s)

@@ -70,7 +70,10 @@ func newVaulted(t *testing.T, b fleet.Backups) *vaulted {
 			t.Error(err)
 		}
 	})
-	t.Setenv(clickhouseWord, f.Regions["us-east"].ClickHouse.Password())
+	// It is the same for every server of the rig, and tests run side by side.
+	if err := os.Setenv(clickhouseWord, f.Regions["us-east"].ClickHouse.Password()); err != nil {
+		t.Fatal(err)
+	}
 	v.fill()
 	if err := f.StartNodes(t.Context()); err != nil {
 		t.Fatal(err)
