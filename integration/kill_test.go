@@ -268,6 +268,7 @@ func (k *killer) run(want failover.Intent, point, but string) consensus.PlanPhas
 		k.Fatal(err)
 	}
 	var id consensus.PlanID
+	killed := false // the victim may die as early as the call that begins the plan
 	k.within(20*time.Second, "the plan has begun", func() error {
 		var err error
 		id, err = k.ask().Client().RunFailover(k.Context(), c.Plan.Hash, &want)
@@ -280,12 +281,11 @@ func (k *killer) run(want failover.Intent, point, but string) consensus.PlanPhas
 					return nil
 				}
 			}
-			k.revive(but)
+			killed = len(k.revive(but)) > 0 || killed
 		}
 		return err
 	})
 	var end consensus.PlanPhase
-	killed := false
 	k.within(60*time.Second, "the plan has ended, killed "+point, func() error {
 		killed = len(k.revive(but)) > 0 || killed
 		p, err := k.ask().Client().Plan(k.Context(), id)
