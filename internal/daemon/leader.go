@@ -153,9 +153,22 @@ func (l *leader) step(ctx context.Context, said told) bool {
 			return true
 		}
 	}
-	want, yes, _ := failover.Automatic(l.clock.Wall(), s, l.health(s), l.rules())
-	if yes {
+	want, yes, why := failover.Automatic(l.clock.Wall(), s, l.health(s), l.rules())
+	switch {
+	case yes:
 		l.automatic(ctx, s, want, said)
+	case lostLease(s) && said.again(time.Now(), "not yet "+why, sayAgain):
+		l.log.Info("no automatic failover yet", "why", why)
+	}
+	return false
+}
+
+// lostLease reports whether an automatic role is vacant because its lease ran out.
+func lostLease(s consensus.State) bool {
+	for name, r := range s.Roles {
+		if s.Settings.Roles[name].Auto && r.Phase == consensus.Vacant && r.Last.Basis == consensus.LeaseExpiredOnly {
+			return true
+		}
 	}
 	return false
 }
