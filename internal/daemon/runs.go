@@ -256,7 +256,7 @@ func (d *Daemon) StartBackup(ctx context.Context, want httpapi.StartBackup, by s
 		region = regions[0]
 	}
 	if !slices.Contains(regions, region) {
-		return "", httpapi.Problemf(httpapi.NotFound, what, fmt.Sprintf("--region with one of %s", join(regions)), "region %q is not backed up", string(region))
+		return "", httpapi.Problemf(httpapi.NotFound, what, fmt.Sprintf("--region with one of %s", strings.Join(names(regions), ", ")), "region %q is not backed up", string(region))
 	}
 	for _, e := range want.Engines {
 		if all := d.fleet.BackupEngines(region); !slices.Contains(all, string(e)) {
@@ -273,18 +273,10 @@ func (d *Daemon) StartDrill(ctx context.Context, want httpapi.StartDrill, by str
 		return "", httpapi.Problemf(httpapi.Refused, what, "add drill: with an isolated target to the fleet file", "no drill is configured")
 	}
 	if of := d.fleet.DrillOf(); want.Of != "" && !slices.Contains(of, want.Of) {
-		return "", httpapi.Problemf(httpapi.NotFound, what, "--of with one of "+join(of), "sets of %q are not drilled", string(want.Of))
+		return "", httpapi.Problemf(httpapi.NotFound, what, "--of with one of "+strings.Join(names(of), ", "), "sets of %q are not drilled", string(want.Of))
 	}
 	spec := recovery.DrillSpec{Of: want.Of, Set: want.Set}
 	return d.startRun(ctx, recovery.KindDrill, d.fleet.Drill.Region, spec, d.fleet.Drill.Timeout, by)
-}
-
-func join(regions []topology.Region) string {
-	names := make([]string, len(regions))
-	for i, r := range regions {
-		names[i] = string(r)
-	}
-	return strings.Join(names, ", ")
 }
 
 func (d *Daemon) startRun(ctx context.Context, kind string, region topology.Region, spec any, timeout time.Duration, by string) (consensus.RunID, error) {

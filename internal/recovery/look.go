@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/holdfast-dr/holdfast/backup"
 	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 )
@@ -104,7 +103,7 @@ func newestSet(ctx context.Context, a *archive) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%d sets, the newest is %s old", len(sets), backup.Seal.Age(seal, time.Now()).Round(time.Second)), nil
+	return fmt.Sprintf("%d sets, the newest is %s old", len(sets), seal.Age(time.Now()).Round(time.Second)), nil
 }
 
 func lookPostgres(ctx context.Context, region topology.Region, p *config.Postgres, dial Dial) (string, error) {
