@@ -197,6 +197,24 @@ func TestRegion_FailingCountsFromTheFirstBadRound(t *testing.T) {
 	})
 }
 
+func TestRegion_ARoundEndsAtItsTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		defer close(hang)
+		r := &region{clock: newBubble(), log: quiet, broken: map[string]clock.Instant{}, probes: config.Probe{HTTP: "http://store.example/"}, http: &http.Client{Transport: roundTrip(func() int {
+			<-hang // whatever the context says
+			return http.StatusOK
+		})}}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		checks, _ := r.tryAll(ctx)
+		if took := time.Since(began); took != time.Second || checks["http"].OK {
+			t.Errorf("after %s: %+v", took, checks)
+		}
+	})
+}
+
 type roundTrip func() int
 
 func (f roundTrip) RoundTrip(*http.Request) (*http.Response, error) {

@@ -157,7 +157,8 @@ type took struct {
 	say  string
 }
 
-// tryAll uses each store once, side by side.
+// tryAll uses each store once, side by side, and returns when all have
+// answered or ctx ends: what has not answered by then has failed.
 func (r *region) tryAll(ctx context.Context) (map[string]failover.Check, []took) {
 	type try struct {
 		name string
@@ -183,16 +184,39 @@ func (r *region) tryAll(ctx context.Context) (map[string]failover.Check, []took)
 	if r.probes.HTTP != "" {
 		tries = append(tries, try{"http", func() (string, error) { return r.get(ctx) }})
 	}
+	// A client may go on for a while after its context has ended, dialling or
+	// asking another broker. The round does not wait for it: evidence that is
+	// late in turns is no evidence.
 	results := make([]took, len(tries))
-	var wg sync.WaitGroup
-	for i, t := range tries {
-		wg.Go(func() {
-			start := time.Now()
-			say, err := t.run()
-			results[i] = took{t.name, time.Since(start), err, say}
-		})
+	type answer struct {
+		i int
+		took
 	}
-	wg.Wait()
+	answers := make(chan answer, len(tries))
+	start := time.Now()
+	for i, t := range tries {
+		results[i].name = t.name
+		go func() {
+			say, err := t.run()
+			answers <- answer{i, took{t.name, time.Since(start), err, say}}
+		}()
+	}
+	done := ctx.Done()
+	for open := len(tries); open > 0 && done != nil; {
+		select {
+		case a := <-answers:
+			results[a.i] = a.took
+			open--
+		case <-done:
+			done = nil
+			for i, r := range results {
+				if r.took == 0 {
+					waited := time.Since(start)
+					results[i].took, results[i].err = waited, fmt.Errorf("no answer in %s: %w", waited.Round(time.Millisecond), context.Cause(ctx))
+				}
+			}
+		}
+	}
 	checks := map[string]failover.Check{}
 	for _, t := range results {
 		if t.err != nil {
