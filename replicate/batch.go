@@ -76,6 +76,29 @@ func (b Batch) Size() int { return len(b.Raw) }
 // Payload returns the records of the batch, compressed as they are stored.
 func (b Batch) Payload() []byte { return b.Raw[HeaderSize:] }
 
+// CoordinatorEpoch returns the coordinator epoch of a transaction marker, from
+// its record (KIP-98: a value of version and epoch).
+func (b Batch) CoordinatorEpoch() (int32, error) {
+	if !b.Control() || b.Codec() != 0 {
+		return 0, fmt.Errorf("batch at %d is no transaction marker", b.Base)
+	}
+	epoch, found := int32(0), false
+	err := Records(b.Header, b.Payload(), func(r Record) error {
+		if len(r.Key) != 4 || len(r.Value) < 6 {
+			return errRecordShort
+		}
+		epoch, found = int32(binary.BigEndian.Uint32(r.Value[2:])), true
+		return nil
+	})
+	if err == nil && !found {
+		err = errors.New("it has no record")
+	}
+	if err != nil {
+		return 0, fmt.Errorf("transaction marker at %d: %w", b.Base, err)
+	}
+	return epoch, nil
+}
+
 // NextBatch parses and checks the first batch of raw, including its checksum,
 // and returns what follows it. It returns ErrPartial when raw ends within the
 // batch and ErrOldFormat for message formats 0 and 1; the batch then holds
