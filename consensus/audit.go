@@ -37,7 +37,7 @@ type AuditLine struct {
 
 func auditLine(c Command) (AuditLine, bool) {
 	switch c.Body.(type) {
-	case *Renew, *ClaimTask, *FinishTask, *FailTask, *StartStep, *OpenSession, *TakeSlot:
+	case *Renew, *ClaimTask, *FinishTask, *FailTask, *StartStep, *OpenSession, *TakeSlot, *NoteLink, *TakeFill, *SettleFill:
 		return AuditLine{}, false
 	}
 	body, err := json.Marshal(c.Body)

@@ -54,6 +54,11 @@ func fill(t *rapid.T, v reflect.Value, depth int) {
 		for i := range v.NumField() {
 			fill(t, v.Field(i), depth+1)
 		}
+	case reflect.Pointer:
+		if rapid.Bool().Draw(t, "there") {
+			v.Set(reflect.New(v.Type().Elem()))
+			fill(t, v.Elem(), depth+1)
+		}
 	case reflect.Slice:
 		n := rapid.IntRange(0, max(0, 3-depth/2)).Draw(t, "n")
 		if n == 0 {
@@ -339,7 +344,17 @@ func likelyOf(s State) []Body {
 			&FailTask{Task: id, Attempt: tk.Attempt, Session: tk.Claim.Session})
 	}
 	for id, l := range s.Links {
-		list = append(list, &EndLink{Link: id, Epoch: l.Epoch}, &JudgeLink{Link: id, Epoch: l.Epoch})
+		list = append(list, &EndLink{Link: id, Epoch: l.Epoch}, &JudgeLink{Link: id, Epoch: l.Epoch}, &FenceLink{Link: id, Epoch: l.Epoch},
+			&NoteLink{Link: id, Epoch: l.Epoch, Topics: map[string]TopicPair{"t": {"a", "b"}}, Epochs: LeaderEpochs{"t": {0: 1}}},
+			&TakeFill{Link: id, Epoch: l.Epoch, Nonce: "n", Above: max(0, l.Fill)}, &SettleFill{Link: id, Block: FillBlock(l.Fill)},
+			&AcceptLoss{Link: id, Epoch: l.Epoch, Topic: "t", To: 1, Reason: "r"})
+	}
+	for id, v := range s.Salvages {
+		for topic, ps := range v.Orphans {
+			for n := range ps {
+				list = append(list, &NoteReplay{Salvage: id, Topic: topic, Partition: n, To: "us-east"})
+			}
+		}
 	}
 	for name := range s.Members {
 		list = append(list, &OpenSession{Node: name, Session: "new"})

@@ -153,6 +153,12 @@ func init() { //nolint:gochecknoinits // a closed table, filled once, read only
 	register[StartLink]()
 	register[EndLink]()
 	register[JudgeLink]()
+	register[FenceLink]()
+	register[NoteLink]()
+	register[TakeFill]()
+	register[SettleFill]()
+	register[AcceptLoss]()
+	register[NoteReplay]()
 }
 
 func (*Configure) kind() string { return "configure" }

@@ -41,6 +41,8 @@
 //	plan.go      plans: create, start a step, abort, complete
 //	task.go      tasks: claim, finish, fail; sessions
 //	run.go       runs and their slots, headers of sets and their proofs
-//	link.go      links: started, ended, frozen, proven
+//	link.go      links: started, ended, fenced, judged, noted
+//	fill.go      who may fill holes
+//	salvage.go   orphans, what was salvaged, and what a person gave up
 //	audit.go     the hash chain of mutations
 package consensus

@@ -33,7 +33,7 @@ func TestLink_IngestionIsNotGrantedWhileItsLinkRuns(t *testing.T) {
 	wrong.Kind = StepLinkStart
 	b.refused(CodeInvalid, &wrong)
 	b.do(turn).refused(CodeStale, turn)
-	want := Link{From: west, To: east, Epoch: 1, Phase: LinkUnproven, Starts: ends, Turn: 2}
+	want := Link{From: west, To: east, Epoch: 1, Phase: LinkUnproven, Starts: ends, Shared: ends, Turn: 2}
 	if diff := cmp.Diff(want, b.Links[back]); diff != "" {
 		t.Error(diff)
 	}

@@ -63,7 +63,9 @@ type State struct {
 	Pauses  map[topology.Role]Pause `json:"pauses,omitempty"`
 	Runs    map[RunID]Run           `json:"runs"`
 	Sets    map[SetID]Set           `json:"sets"`
-	Audit   Audit                   `json:"audit"`
+	// Salvages are the sealed copies of records that never were mirrored.
+	Salvages map[SalvageID]Salvage `json:"salvages,omitempty"`
+	Audit    Audit                 `json:"audit"`
 }
 
 // NewState returns the state before the first command.
@@ -98,6 +100,7 @@ func (s State) clone() State {
 	s.Pauses = maps.Clone(s.Pauses)
 	s.Runs = maps.Clone(s.Runs)
 	s.Sets = maps.Clone(s.Sets)
+	s.Salvages = maps.Clone(s.Salvages)
 	return s
 }
 
