@@ -23,6 +23,10 @@
 // The files:
 //
 //	kafka.go       one KRaft node: StartKafka, KafkaOptions
+//	kafka_cluster.go  several nodes: StartKafkaCluster
+//	kafka_login.go users, passwords and ACLs: KafkaOptions.Users
+//	java.go        jars and what runs them; Kafka's own tools: JavaTool
+//	mirrormaker.go MirrorMaker 2, to measure against: StartMirrorMaker
 //	clickhouse.go  one ClickHouse server: StartClickHouse, ClickHouseOptions
 //	postgres.go    one Postgres server: StartPostgres, PostgresOptions
 //	s3.go          one S3 server: StartS3, S3Options

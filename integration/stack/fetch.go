@@ -136,7 +136,7 @@ func fetchGo(ctx context.Context, progress io.Writer, pin goPin, dir string) err
 	return nil
 }
 
-// fetchMaven fills dir with the jars of one Kafka and compares each with its
+// fetchMaven fills dir with the jars of one set and compares each with its
 // pin. It goes through the user's Maven: settings, mirrors and local repository.
 func fetchMaven(ctx context.Context, progress io.Writer, pin kafkaPin, dir string) error {
 	mvn, err := need(ctx, progress, "mvn")
@@ -151,7 +151,7 @@ func fetchMaven(ctx context.Context, progress io.Writer, pin kafkaPin, dir strin
 	if err := os.WriteFile(pom, pin.pom(), 0o644); err != nil {
 		return fmt.Errorf("write the pom: %w", err)
 	}
-	say(progress, "downloading Kafka %s with Maven (about 45 MB)", pin.version)
+	say(progress, "downloading %s with Maven (about 45 MB)", pin.set())
 	if err := runTool(ctx, dir, mvn, "-q", "-B", "-f", pom, mavenCopy, "-DincludeScope=runtime", "-DoutputDirectory="+dir); err != nil {
 		return err
 	}
@@ -166,7 +166,7 @@ func fetchMaven(ctx context.Context, progress io.Writer, pin kafkaPin, dir strin
 		}
 	}
 	if d := differences(pinned, got); len(d) > 0 {
-		return fmt.Errorf("check the jars of Kafka %s, the repository serves something else:\n  %s", pin.version, strings.Join(d, "\n  "))
+		return fmt.Errorf("check the jars of %s, the repository serves something else:\n  %s", pin.set(), strings.Join(d, "\n  "))
 	}
 	return nil
 }

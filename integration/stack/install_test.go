@@ -106,6 +106,9 @@ func TestPins_EveryVersionHasAListAndAnyDifferenceIsNamed(t *testing.T) {
 			t.Fatalf("%s: %d pins, %v", v, len(sums), err)
 		}
 	}
+	if sums, err := mirrorMaker.sums(); err != nil || sums["connect-mirror-"+mirrorMaker.version+".jar"] == "" {
+		t.Fatalf("%s: %d pins, %v", mirrorMaker.set(), len(sums), err)
+	}
 	got := differences(
 		map[string]string{"same": "1", "other": "2", "gone": "3"},
 		map[string]string{"same": "1", "other": "9", "new": "4"})

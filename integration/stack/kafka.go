@@ -2,6 +2,7 @@ package stack
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -43,6 +44,11 @@ type KafkaOptions struct {
 	Links *Links
 	Place string
 	From  []string
+	// Users makes every client log in with SASL/PLAIN, under a password of
+	// its own that Kafka.Password tells, and lets ACLs decide what it may do.
+	// These users may do nothing until an ACL says so; Admin is always there
+	// and may do everything.
+	Users []string
 	// Properties are added to server.properties and win over ours.
 	Properties map[string]string
 	// JVM options come after ours and win: "-Xmx1g", "-XX:TieredStopAtLevel=4".
@@ -62,11 +68,14 @@ type Listener struct {
 // Kafka is one KRaft node, broker and controller in one process.
 type Kafka struct {
 	*service
-	version    string
+	set        javaSet
+	node       int // its node.id
 	clusterID  string
 	port       int
+	controller int // its port
 	advertised string
 	from       map[string]string // place to bootstrap address
+	passwords  map[string]string // by user; nil: nobody logs in
 }
 
 // StartKafka installs the version if needed, formats the folder if it is new,
@@ -76,36 +85,38 @@ func StartKafka(ctx context.Context, o KafkaOptions) (*Kafka, error) {
 	if err != nil {
 		return nil, err
 	}
-	java, err := need(ctx, o.Progress, "java")
+	set, err := installJava(ctx, o.Progress, pin)
 	if err != nil {
 		return nil, fmt.Errorf("run Kafka: %w", err)
 	}
-	libs, err := installKafka(ctx, o.Progress, pin)
+	k, err := newKafka(o, set, 1)
 	if err != nil {
 		return nil, err
 	}
-	launcher, err := installLauncher(ctx, o.Progress)
-	if err != nil {
-		return nil, err
-	}
-	if o.Name == "" {
-		o.Name = "kafka"
-	}
-	s, err := newService(o.Name, o.Dir, o.Log, o.Progress)
-	if err != nil {
-		return nil, err
-	}
-	k := &Kafka{service: s, version: pin.version, from: map[string]string{}}
-	if err := k.prepare(ctx, o, pin, java, libs, launcher); err != nil {
+	q := quorum{voters: []*Kafka{k}, clusterID: newClusterID(), passwords: newPasswords(o.Users)}
+	if err := k.prepare(ctx, o, q); err != nil {
 		return nil, errors.Join(err, k.Close())
-	}
-	k.listens = append(k.listens, k.port)
-	for _, l := range o.Listeners {
-		k.listens = append(k.listens, l.Port)
 	}
 	if err := k.start(ctx); err != nil {
 		return nil, errors.Join(err, k.Close())
 	}
+	return k, nil
+}
+
+// newKafka takes the folder and the ports of one node.
+func newKafka(o KafkaOptions, set javaSet, node int) (*Kafka, error) {
+	s, err := newService(cmp.Or(o.Name, "kafka"), o.Dir, o.Log, o.Progress)
+	if err != nil {
+		return nil, err
+	}
+	k := &Kafka{service: s, set: set, node: node, from: map[string]string{}}
+	if k.port, err = s.port(o.Port); err == nil {
+		k.controller, err = s.port(0)
+	}
+	if err != nil {
+		return nil, errors.Join(err, k.Close())
+	}
+	k.advertised = cmp.Or(o.Advertise, loopback(k.port))
 	return k, nil
 }
 
@@ -116,36 +127,29 @@ func InstallKafka(ctx context.Context, version string, progress io.Writer) error
 	if err != nil {
 		return err
 	}
-	if _, err := need(ctx, progress, "java"); err != nil {
+	if _, err := installJava(ctx, progress, pin); err != nil {
 		return fmt.Errorf("run Kafka: %w", err)
 	}
-	if _, err := installLauncher(ctx, progress); err != nil {
-		return err
-	}
-	_, err = installKafka(ctx, progress, pin)
-	return err
+	return nil
 }
 
-func installKafka(ctx context.Context, progress io.Writer, pin kafkaPin) (string, error) {
-	return install(ctx, progress, "kafka-"+pin.version, func(dir string) error {
-		return fetchMaven(ctx, progress, pin, dir)
-	})
+// quorum is what the nodes of one cluster share.
+type quorum struct {
+	voters    []*Kafka
+	clusterID string // of a folder that is new
+	passwords map[string]string
+}
+
+func (q quorum) addresses() string {
+	var all []string
+	for _, k := range q.voters {
+		all = append(all, fmt.Sprintf("%d@%s", k.node, loopback(k.controller)))
+	}
+	return strings.Join(all, ",")
 }
 
 // prepare writes the configuration and formats a new folder.
-func (k *Kafka) prepare(ctx context.Context, o KafkaOptions, pin kafkaPin, java, libs, launcher string) error {
-	var err error
-	if k.port, err = k.service.port(o.Port); err != nil {
-		return err
-	}
-	controller, err := k.service.port(0)
-	if err != nil {
-		return err
-	}
-	k.advertised = o.Advertise
-	if k.advertised == "" {
-		k.advertised = loopback(k.port)
-	}
+func (k *Kafka) prepare(ctx context.Context, o KafkaOptions, q quorum) error {
 	if o.Links != nil {
 		linked, err := k.link(o.Links, o.Place, o.From)
 		if err != nil {
@@ -153,28 +157,38 @@ func (k *Kafka) prepare(ctx context.Context, o KafkaOptions, pin kafkaPin, java,
 		}
 		o.Listeners = slices.Concat(o.Listeners, linked)
 	}
-	properties := filepath.Join(k.dir, "server.properties")
-	if err := os.WriteFile(properties, k.properties(o, controller), 0o644); err != nil {
-		return fmt.Errorf("write the configuration of %s: %w", k.name, err)
+	k.passwords = q.passwords
+	k.listens = append(k.listens, k.port)
+	for _, l := range o.Listeners {
+		k.listens = append(k.listens, l.Port)
 	}
-	logging := filepath.Join(k.dir, "log4j.properties")
-	logOption, words := pin.logging.config(logging)
-	if err := os.WriteFile(logging, []byte(words), 0o644); err != nil {
+	properties := filepath.Join(k.dir, "server.properties")
+	if err := os.WriteFile(properties, k.properties(o, q), 0o644); err != nil {
 		return fmt.Errorf("write the configuration of %s: %w", k.name, err)
 	}
 	jvm := []string{
 		"-Xms96m", "-Xmx320m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData",
-		"-XX:+ExitOnOutOfMemoryError", "-Djava.net.preferIPv4Stack=true", "-Djava.awt.headless=true", logOption,
+		"-XX:+ExitOnOutOfMemoryError", "-Djava.net.preferIPv4Stack=true", "-Djava.awt.headless=true",
 	}
-	jvm = append(jvm, o.JVM...)
-	classes := []string{"-cp", filepath.Join(libs, "*")}
-	if err := k.format(ctx, java, slices.Concat(jvm, classes), properties); err != nil {
+	if k.passwords != nil {
+		users := filepath.Join(k.dir, "users.conf")
+		if err := os.WriteFile(users, serverLogin(k.passwords), 0o600); err != nil {
+			return fmt.Errorf("write the users of %s: %w", k.name, err)
+		}
+		jvm = append(jvm, "-Djava.security.auth.login.config="+users)
+	}
+	classes, err := k.set.classes(k.dir)
+	if err != nil {
+		return err
+	}
+	jvm = slices.Concat(jvm, o.JVM, classes)
+	if err := k.format(ctx, jvm, properties, q.clusterID); err != nil {
 		return err
 	}
 	k.command = command{
-		launcher: launcher,
-		program:  java,
-		args:     slices.Concat(jvm, classes, []string{"kafka.Kafka", properties}),
+		launcher: k.set.launcher,
+		program:  k.set.java,
+		args:     slices.Concat(jvm, []string{"kafka.Kafka", properties}),
 		dir:      k.dir,
 		log:      k.log,
 	}
@@ -203,26 +217,31 @@ func (k *Kafka) link(links *Links, place string, from []string) ([]Listener, err
 }
 
 // properties writes server.properties. Everything that a cluster keeps in
-// several copies is kept once; nothing waits for a crowd that never comes.
-func (k *Kafka) properties(o KafkaOptions, controller int) []byte {
-	listeners := []string{"PLAINTEXT://" + loopback(k.port)}
-	advertised := []string{"PLAINTEXT://" + k.advertised}
-	protocols := []string{"CONTROLLER:PLAINTEXT", "PLAINTEXT:PLAINTEXT"}
+// several copies is kept once, unless there are several nodes; nothing waits
+// for a crowd that never comes.
+func (k *Kafka) properties(o KafkaOptions, q quorum) []byte {
+	protocol := "PLAINTEXT"
+	if k.passwords != nil {
+		protocol = "SASL_PLAINTEXT"
+	}
+	listeners := []string{"CLIENTS://" + loopback(k.port)}
+	advertised := []string{"CLIENTS://" + k.advertised}
+	protocols := []string{"CONTROLLER:" + protocol, "CLIENTS:" + protocol}
 	for _, l := range o.Listeners {
 		if l.Advertise == "" {
 			l.Advertise = loopback(l.Port)
 		}
 		listeners = append(listeners, l.Name+"://"+loopback(l.Port))
 		advertised = append(advertised, l.Name+"://"+l.Advertise)
-		protocols = append(protocols, l.Name+":PLAINTEXT")
+		protocols = append(protocols, l.Name+":"+protocol)
 	}
-	listeners = append(listeners, "CONTROLLER://"+loopback(controller))
+	listeners = append(listeners, "CONTROLLER://"+loopback(k.controller))
 	p := map[string]string{
 		"process.roles":                  "broker,controller",
-		"node.id":                        "1",
-		"controller.quorum.voters":       "1@" + loopback(controller),
+		"node.id":                        strconv.Itoa(k.node),
+		"controller.quorum.voters":       q.addresses(),
 		"controller.listener.names":      "CONTROLLER",
-		"inter.broker.listener.name":     "PLAINTEXT",
+		"inter.broker.listener.name":     "CLIENTS",
 		"listeners":                      strings.Join(listeners, ","),
 		"advertised.listeners":           strings.Join(advertised, ","),
 		"listener.security.protocol.map": strings.Join(protocols, ","),
@@ -247,7 +266,17 @@ func (k *Kafka) properties(o KafkaOptions, controller int) []byte {
 		"log.cleaner.dedupe.buffer.size":  "16777216", // of the heap
 		"log.retention.check.interval.ms": "60000",
 	}
+	if n := len(q.voters); n > 1 {
+		maps.Copy(p, copies(n))
+	}
+	if k.passwords != nil {
+		maps.Copy(p, loginProperties)
+	}
 	maps.Copy(p, o.Properties)
+	return writeProperties(p)
+}
+
+func writeProperties(p map[string]string) []byte {
 	var b bytes.Buffer
 	for _, key := range slices.Sorted(maps.Keys(p)) {
 		fmt.Fprintf(&b, "%s=%s\n", key, p[key])
@@ -258,7 +287,7 @@ func (k *Kafka) properties(o KafkaOptions, controller int) []byte {
 func (k *Kafka) dataDir() string { return filepath.Join(k.dir, "data") }
 
 // format gives a new folder its cluster id; one that has an id keeps it.
-func (k *Kafka) format(ctx context.Context, java string, jvm []string, properties string) error {
+func (k *Kafka) format(ctx context.Context, jvm []string, properties, clusterID string) error {
 	meta := filepath.Join(k.dataDir(), "meta.properties")
 	if b, err := os.ReadFile(meta); err == nil {
 		for line := range strings.Lines(string(b)) {
@@ -269,8 +298,8 @@ func (k *Kafka) format(ctx context.Context, java string, jvm []string, propertie
 		}
 		return fmt.Errorf("read %s: no cluster.id in it; remove the folder %s to start anew", meta, k.dataDir())
 	}
-	k.clusterID = newClusterID()
-	return runTool(ctx, k.dir, java, slices.Concat(jvm,
+	k.clusterID = clusterID
+	return runTool(ctx, k.dir, k.set.java, slices.Concat(jvm,
 		[]string{"kafka.tools.StorageTool", "format", "-t", k.clusterID, "-c", properties})...)
 }
 
@@ -286,25 +315,6 @@ func newClusterID() string {
 	}
 }
 
-// config is the JVM option and the file that send the log to standard output.
-func (l logging) config(path string) (option, words string) {
-	if l == log4j2 {
-		return "-Dlog4j2.configurationFile=" + path, `status=error
-appender.out.type=Console
-appender.out.name=out
-appender.out.layout.type=PatternLayout
-appender.out.layout.pattern=%d %p %c{1}: %m%n
-rootLogger.level=info
-rootLogger.appenderRef.out.ref=out
-`
-	}
-	return "-Dlog4j.configuration=file:" + path, `log4j.rootLogger=INFO, out
-log4j.appender.out=org.apache.log4j.ConsoleAppender
-log4j.appender.out.layout=org.apache.log4j.PatternLayout
-log4j.appender.out.layout.ConversionPattern=%d %p %c{1}: %m%n
-`
-}
-
 // serves asks the broker once whether it is in its own cluster and may lead.
 func (k *Kafka) serves(ctx context.Context) error {
 	d := net.Dialer{Timeout: time.Second}
@@ -313,7 +323,7 @@ func (k *Kafka) serves(ctx context.Context) error {
 		return err
 	}
 	_ = conn.Close()
-	client, err := kgo.NewClient(kgo.SeedBrokers(k.Address()), kgo.RequestRetries(0), kgo.DialTimeout(time.Second))
+	client, err := kgo.NewClient(append(k.ClientOptions(Admin), kgo.SeedBrokers(k.Address()), kgo.RequestRetries(0), kgo.DialTimeout(time.Second))...)
 	if err != nil {
 		return err
 	}
@@ -324,7 +334,7 @@ func (k *Kafka) serves(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(res.Brokers) == 0 {
+	if !slices.ContainsFunc(res.Brokers, func(b kmsg.MetadataResponseBroker) bool { return int(b.NodeID) == k.node }) {
 		return errors.New("the broker is not registered yet")
 	}
 	if res.ClusterID == nil || *res.ClusterID != k.clusterID {
@@ -348,6 +358,6 @@ func (k *Kafka) BootstrapFrom(place string) string { return k.from[place] }
 func (k *Kafka) ClusterID() string { return k.clusterID }
 
 // Version is the Kafka version that runs.
-func (k *Kafka) Version() string { return k.version }
+func (k *Kafka) Version() string { return k.set.pin.version }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }

@@ -88,6 +88,23 @@ func RunKafka(t T, o KafkaOptions) *Kafka {
 	return k
 }
 
+// RunKafkaCluster is StartKafkaCluster for a test, as RunKafka is for Kafka.
+func RunKafkaCluster(t T, o KafkaOptions, n int) *KafkaCluster {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), installTimeout)
+	defer cancel()
+	judge(t, InstallKafka(ctx, o.Version, os.Stderr))
+	if o.Progress == nil {
+		o.Progress = testLog{t: t}
+	}
+	c, err := StartKafkaCluster(t.Context(), o, n)
+	judge(t, err)
+	for _, k := range c.nodes {
+		atEnd(t, k.service, k)
+	}
+	return c
+}
+
 // RunClickHouse is StartClickHouse for a test, as RunKafka is for Kafka.
 func RunClickHouse(t T, o ClickHouseOptions) *ClickHouse {
 	t.Helper()

@@ -107,9 +107,10 @@ func findS3(want string) (goPin, error) {
 	return goPin{}, fmt.Errorf("choose S3 %q: not pinned here; known kinds: %s", want, strings.Join(S3Kinds(), ", "))
 }
 
-// kafkaPin is one Kafka distribution from Maven; the SHA-256 of each jar is in
-// pins/kafka-VERSION.sha256.
+// kafkaPin is one set of jars from Maven; the SHA-256 of each is in
+// pins/NAME-VERSION.sha256, which sha256sum wrote.
 type kafkaPin struct {
+	name      string // what it is a set of
 	version   string
 	artifacts []string // group:name:version; what they need comes with them
 	logging   logging
@@ -126,10 +127,14 @@ const (
 const DefaultKafka = "3.6.2"
 
 var kafkas = []kafkaPin{
-	{DefaultKafka, []string{"org.apache.kafka:kafka_2.13:3.6.2", "org.slf4j:slf4j-reload4j:1.7.36"}, log4j1},
-	{"3.9.1", []string{"org.apache.kafka:kafka_2.13:3.9.1", "org.slf4j:slf4j-reload4j:1.7.36"}, log4j1},
-	{"4.4.0", []string{"org.apache.kafka:kafka_2.13:4.4.0", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5"}, log4j2},
+	{"kafka", DefaultKafka, []string{"org.apache.kafka:kafka_2.13:3.6.2", "org.slf4j:slf4j-reload4j:1.7.36"}, log4j1},
+	{"kafka", "3.9.1", []string{"org.apache.kafka:kafka_2.13:3.9.1", "org.slf4j:slf4j-reload4j:1.7.36"}, log4j1},
+	{"kafka", "4.4.0", []string{"org.apache.kafka:kafka_2.13:4.4.0", "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5"}, log4j2},
 }
+
+// mirrorMaker is MirrorMaker 2, which ours is measured against. It is a set of
+// its own, so that only who asks for it downloads it.
+var mirrorMaker = kafkaPin{"mirrormaker", "3.9.1", []string{"org.apache.kafka:connect-mirror:3.9.1", "org.slf4j:slf4j-reload4j:1.7.36"}, log4j1}
 
 // mavenCopy copies jars and nothing else. Its version is fixed because the one
 // a Maven installation would choose differs between distributions.
@@ -164,17 +169,20 @@ func findKafka(want string) (kafkaPin, error) {
 	return kafkaPin{}, fmt.Errorf("choose Kafka %q: not pinned here; known versions: %s", want, strings.Join(KafkaVersions(), ", "))
 }
 
+// set names the pins, and the folder that they are installed in.
+func (k kafkaPin) set() string { return k.name + "-" + k.version }
+
 // sums reads a list in the form of sha256sum: file name to hex digest.
 func (k kafkaPin) sums() (map[string]string, error) {
-	list, err := pinFiles.ReadFile("pins/kafka-" + k.version + ".sha256")
+	list, err := pinFiles.ReadFile("pins/" + k.set() + ".sha256")
 	if err != nil {
-		return nil, fmt.Errorf("read the pins of Kafka %s: %w", k.version, err)
+		return nil, fmt.Errorf("read the pins of %s: %w", k.set(), err)
 	}
 	sums := map[string]string{}
 	for line := range strings.Lines(string(list)) {
 		sum, name, ok := strings.Cut(strings.TrimSpace(line), "  ")
 		if !ok || len(sum) != 64 {
-			return nil, fmt.Errorf("read the pins of Kafka %s: line %q is no SHA-256 and name", k.version, line)
+			return nil, fmt.Errorf("read the pins of %s: line %q is no SHA-256 and name", k.set(), line)
 		}
 		sums[name] = sum
 	}

@@ -29,6 +29,7 @@ type command struct {
 	dir      string   // working directory
 	env      []string // added to ours; the place for secrets, which arguments are not
 	log      string   // appended to
+	out      string   // where standard output goes instead; empty: the log too
 
 	user   *user          // who it runs as; nil: us
 	quit   syscall.Signal // how it is asked to stop; 0: SIGTERM
@@ -56,6 +57,13 @@ func startProcess(c command) (*process, error) {
 		return nil, fmt.Errorf("open the log of %s: %w", c.program, err)
 	}
 	defer log.Close()
+	out := log
+	if c.out != "" {
+		if out, err = os.OpenFile(c.out, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); err != nil {
+			return nil, fmt.Errorf("open the output of %s: %w", c.program, err)
+		}
+		defer out.Close()
+	}
 	status, statusWriter, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("make a status pipe: %w", err)
@@ -68,7 +76,7 @@ func startProcess(c command) (*process, error) {
 	if len(c.env) > 0 {
 		cmd.Env = append(os.Environ(), c.env...)
 	}
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Stdout, cmd.Stderr = out, log
 	cmd.ExtraFiles = []*os.File{statusWriter}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C reaches us alone
 	lifeline, err := cmd.StdinPipe()
