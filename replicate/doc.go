@@ -26,6 +26,7 @@
 //
 //	batch.go      the record batch: parse, check, restamp, compare
 //	records.go    the records inside one batch, decoded
+//	encode.go     records into a batch; void batches
 //	link.go       Link, Run, Stamp: who wrote this batch
 //	partition.go  the state machine: Next(event) -> actions
 //	events.go     what can happen to a partition, and what it may ask for

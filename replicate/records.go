@@ -116,19 +116,10 @@ func (r Record) AppendCanonical(dst []byte, withTime bool) []byte {
 	if withTime {
 		dst = binary.AppendVarint(dst, r.Timestamp)
 	}
-	field := func(f []byte) {
-		if f == nil {
-			dst = binary.AppendVarint(dst, -1)
-			return
-		}
-		dst = append(binary.AppendVarint(dst, int64(len(f))), f...)
-	}
-	field(r.Key)
-	field(r.Value)
+	dst = appendField(appendField(dst, r.Key), r.Value)
 	dst = binary.AppendVarint(dst, int64(len(r.Headers)))
 	for _, h := range r.Headers {
-		field(h.Key)
-		field(h.Value)
+		dst = appendField(appendField(dst, h.Key), h.Value)
 	}
 	return dst
 }

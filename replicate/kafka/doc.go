@@ -32,6 +32,8 @@
 //	groups.go    SyncGroups, CheckGroups, Drained
 //	inspect.go   Inspect: the prefix compared, the orphans named
 //	records.go   batches decoded, where bytes cannot be compared
+//	shape.go     what the source answers, cut to what the target may hold
+//	codec.go     the five compressions, with a bound on what they may unpack to
 //	reseed.go    Reseed
 //	probe.go     Probe
 package kafka

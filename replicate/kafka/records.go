@@ -4,20 +4,14 @@ import (
 	"bytes"
 	"fmt"
 
-	"github.com/twmb/franz-go/pkg/kgo"
-
 	"github.com/holdfast-dr/holdfast/replicate"
 )
 
 // eachRecord decodes a batch and gives its records to yield.
 func eachRecord(b replicate.Batch, yield func(replicate.Record) error) error {
-	payload := b.Payload()
-	if b.Codec() != 0 {
-		var err error
-		payload, err = kgo.DefaultDecompressor().Decompress(payload, kgo.CompressionCodecType(b.Codec()))
-		if err != nil {
-			return fmt.Errorf("decompress the batch at %d: %w", b.Base, err)
-		}
+	payload, err := unpack(b.Payload(), b.Codec())
+	if err != nil {
+		return fmt.Errorf("decompress the batch at %d: %w", b.Base, err)
 	}
 	return replicate.Records(b.Header, payload, yield)
 }
