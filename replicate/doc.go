@@ -33,5 +33,6 @@
 //	freeze.go     the reasons to stop, their ranges and next steps
 //	topics.go     which topics, and what a target topic must look like
 //	groups.go     consumer group offsets: plan, coverage
+//	forecast.go   when retention overtakes a mirror
 //	status.go     what the operator sees
 package replicate
