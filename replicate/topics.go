@@ -12,6 +12,7 @@ import (
 // topic but internal ones.
 type Selection struct {
 	include, exclude []*regexp.Regexp
+	preset           *presetIndex
 }
 
 // NewSelection takes regular expressions that must match a whole name. An empty
@@ -22,16 +23,77 @@ func NewSelection(include, exclude []string) (Selection, error) {
 		return Selection{}, err
 	}
 	out, err := wholeMatches("exclude", exclude)
-	return Selection{in, out}, err
+	return Selection{include: in, exclude: out}, err
+}
+
+// NewPresetSelection selects what a preset mirrors, and refines it: include
+// adds topics that the preset leaves out or does not know, but for those of
+// class local; exclude takes topics away.
+func NewPresetSelection(p Preset, include, exclude []string) (Selection, error) {
+	s, err := NewSelection(include, exclude)
+	if err != nil {
+		return Selection{}, err
+	}
+	s.preset, err = newPresetIndex(p)
+	return s, err
+}
+
+// Choice says whether a topic is mirrored, and by which rule.
+type Choice struct {
+	Topic    string `json:"topic"`
+	Class    Class  `json:"class,omitempty"` // empty: no preset knows it
+	Mirrored bool   `json:"mirrored"`
+	Rule     string `json:"rule"`
 }
 
 // Selects says whether the topic is mirrored. Names that begin with two
 // underscores never are: they belong to Kafka itself or to us.
-func (s Selection) Selects(topic string) bool {
-	if strings.HasPrefix(topic, "__") || anyMatch(s.exclude, topic) {
-		return false
+func (s Selection) Selects(topic string) bool { return s.Choose(topic).Mirrored }
+
+// Choose says the same with its reason. What is local in a preset comes before
+// include: offsets of another cluster's consumers are poison, and nobody should
+// get them by a pattern that was wider than meant.
+func (s Selection) Choose(topic string) Choice {
+	c := Choice{Topic: topic}
+	var known PresetRule
+	inPreset := false
+	if s.preset != nil {
+		known, inPreset = s.preset.rule(topic)
+		c.Class = known.Class
 	}
-	return len(s.include) == 0 || anyMatch(s.include, topic)
+	by := func(mirrored bool, rule string) Choice {
+		c.Mirrored, c.Rule = mirrored, rule
+		return c
+	}
+	if strings.HasPrefix(topic, "__") {
+		return by(false, "it begins with two underscores: Kafka's own, or ours")
+	}
+	if re := firstMatch(s.exclude, topic); re != nil {
+		return by(false, "exclude "+written(re))
+	}
+	if inPreset && known.Class == ClassLocal {
+		return by(false, "preset "+s.preset.name+": "+known.Why)
+	}
+	if re := firstMatch(s.include, topic); re != nil {
+		return by(true, "include "+written(re))
+	}
+	switch {
+	case inPreset:
+		return by(known.Class == ClassMirror, "preset "+s.preset.name+": "+known.Why)
+	case s.preset != nil:
+		return by(false, "preset "+s.preset.name+" does not know it, and no include does")
+	case len(s.include) > 0:
+		return by(false, "no include matches")
+	}
+	return by(true, "every topic is mirrored")
+}
+
+// Preset names the preset of the selection; empty: none.
+func (s Selection) Preset() string {
+	if s.preset == nil {
+		return ""
+	}
+	return s.preset.name
 }
 
 // Only returns a selection of exactly these topics.
@@ -58,8 +120,20 @@ func wholeMatches(what string, patterns []string) ([]*regexp.Regexp, error) {
 	return out, nil
 }
 
-func anyMatch(res []*regexp.Regexp, s string) bool {
-	return slices.ContainsFunc(res, func(re *regexp.Regexp) bool { return re.MatchString(s) })
+func anyMatch(res []*regexp.Regexp, s string) bool { return firstMatch(res, s) != nil }
+
+func firstMatch(res []*regexp.Regexp, s string) *regexp.Regexp {
+	for _, re := range res {
+		if re.MatchString(s) {
+			return re
+		}
+	}
+	return nil
+}
+
+// written is a pattern as it stands in the configuration.
+func written(re *regexp.Regexp) string {
+	return strings.TrimSuffix(strings.TrimPrefix(re.String(), "^(?:"), ")$")
 }
 
 // Setting is the value of a topic setting in effect.

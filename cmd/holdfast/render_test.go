@@ -69,6 +69,7 @@ func TestRender_ReadsAsItShould(t *testing.T) {
 		{Region: "eu-west", Group: "snuba-shadow", Local: true, OK: true},
 		{Region: "eu-west", Group: "post-process", Partitions: 8, Covered: 6, Why: []string{"no offset for events/1", "offset 900 of events/2 is past the end 700"}, Next: "holdfast mirror status"},
 	}}))
+	golden("mirror-topics", renderTopics(sampleTopics()))
 	golden("check", renderCheck(httpapi.CheckReport{At: noon, Checks: []httpapi.Check{
 		{Name: "leader", OK: true, Detail: "witness-1 leads term 4"},
 		{Region: "us-east", Node: "us-east-1", Name: "kafka reach", OK: true, Detail: "3 brokers, version 3.6", TookMs: 12},

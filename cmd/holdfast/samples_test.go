@@ -245,3 +245,12 @@ func mirrored() httpapi.MirrorReport {
 		{ID: "eu-west>us-east", Phase: consensus.LinkUnproven, Epoch: 2, HeardMs: -1, Why: "us-east-1 does not answer", Frozen: []failover.FrozenPartition{{Partition: part("events", 0), From: 1, To: 9, Reason: "diverged", Next: "holdfast mirror reseed --region us-east"}}},
 	}}
 }
+
+func sampleTopics() httpapi.TopicsReport {
+	return httpapi.TopicsReport{At: noon, Links: []httpapi.LinkTopics{{ID: "us-east>eu-west", Preset: "sentry-26.8", Topics: []httpapi.TopicRow{
+		{Choice: replicate.Choice{Topic: "events", Class: replicate.ClassMirror, Mirrored: true, Rule: "preset sentry-26.8: error events"}, Partitions: 8, Target: 8},
+		{Choice: replicate.Choice{Topic: "fresh", Mirrored: true, Rule: "include fresh"}, Partitions: 1},
+		{Choice: replicate.Choice{Topic: "snuba-commit-log", Class: replicate.ClassLocal, Rule: "preset sentry-26.8: names offsets of its own cluster"}, Partitions: 1, Target: 1},
+		{Choice: replicate.Choice{Topic: "wide", Mirrored: true, Rule: "include wide"}, Partitions: 4, Target: 8},
+	}}}}
+}

@@ -155,6 +155,7 @@ func (c *checker) mirror() {
 	m := c.fleet.Mirror
 	c.positive("mirror.append_timeout", m.AppendTimeout)
 	c.positive("mirror.group_interval", m.GroupInterval)
+	c.positive("mirror.topics.interval", m.Topics.Interval)
 }
 
 func (c *checker) roles() {

@@ -20,7 +20,7 @@ import (
 // support. They are refused: reading and ignoring one would be a promise that
 // nobody keeps.
 var notYet = map[string]string{
-	"preset":          "select topics and groups under mirror",
+	"preset":          "say which topics under mirror.preset",
 	"regions.*.redis": "replicate and promote it by other means, from the stop and start hooks of a role",
 }
 

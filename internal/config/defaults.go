@@ -47,6 +47,7 @@ func (c *DrillClickHouse) setDefaults() {
 
 func (m *Mirror) setDefaults() {
 	m.Topics.Include = []Pattern{everything}
+	m.Topics.Interval = 3 * time.Second
 	m.Groups.Include = []Pattern{everything}
 	m.AppendTimeout = 15 * time.Second
 	m.GroupInterval = 5 * time.Second
@@ -84,6 +85,9 @@ func (f *Fleet) derive() {
 			}
 			f.Roles[name] = r
 		}
+	}
+	if _, written := f.where["mirror.topics.include"]; !written && f.Mirror.Preset != "" {
+		f.Mirror.Topics.Include = nil // the preset selects
 	}
 	for name, r := range f.Regions {
 		if ch := r.ClickHouse; ch != nil && ch.Databases == nil {

@@ -88,6 +88,7 @@ type ClickHouse struct {
 // Mirror says what is copied between the regions' Kafka clusters. Topics whose
 // name starts with two underscores are never mirrored.
 type Mirror struct {
+	Preset        Preset        `yaml:"preset" jsonschema_description:"Which topics a known product needs in another region; include and exclude refine it. Absent: none."`
 	Topics        Topics        `yaml:"topics" jsonschema_description:"Which topics are mirrored."`
 	Groups        Groups        `yaml:"groups" jsonschema_description:"Whose offsets are copied."`
 	RateLimit     Rate          `yaml:"rate_limit" jsonschema_description:"Bytes per second that one mirror may read over the WAN, such as 50MB/s. Absent: no limit."`
@@ -97,8 +98,10 @@ type Mirror struct {
 
 // Topics selects topics by patterns on the whole name.
 type Topics struct {
-	Include []Pattern `yaml:"include" jsonschema_description:"Regular expressions on the whole name."`
-	Exclude []Pattern `yaml:"exclude" jsonschema_description:"Regular expressions on the whole name; stronger than include."`
+	Include []Pattern `yaml:"include" jsonschema_description:"Regular expressions on the whole name. Default: everything, or with a preset what the preset mirrors; with both, include adds to the preset, but nothing of its class local."`
+	Exclude []Pattern `yaml:"exclude" jsonschema_description:"Regular expressions on the whole name; stronger than include and preset."`
+	// Interval is how often topics, settings and access are compared.
+	Interval time.Duration `yaml:"interval" jsonschema_description:"How often topics, their settings and the rights on them are compared: a change at the source is in the target this much later, plus the time of the requests."`
 }
 
 // Groups selects consumer groups by patterns on the whole name.

@@ -56,6 +56,9 @@ type Engine string
 // word is a text with a fixed list of spellings.
 type word interface{ Spellings() []string }
 
+// Spellings lists the presets that this binary holds.
+func (Preset) Spellings() []string { return presetNames() }
+
 // Spellings lists the modes.
 func (Mode) Spellings() []string { return []string{string(Active), string(Observe)} }
 

@@ -9,6 +9,7 @@
 //	leader.go    what a leader does: count leases out, walk plans, place itself
 //	regions.go   the regions' stores as reached from here, and their probes
 //	mirrors.go   the links that end here, and the Kafka steps
+//	topics.go    which topics are mirrored, and how both ends differ
 //	reports.go   what daemons tell each other twice a second
 //	api.go       the answers of the API and of the health listener
 //	schedule.go  what is due: slots that the leader turns into runs

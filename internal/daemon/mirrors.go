@@ -44,6 +44,7 @@ type mirrors struct {
 	groups  *replicate.GroupSelector
 	rate    float64
 	every   time.Duration // of group offsets
+	compare time.Duration // of topics and their settings
 	appends time.Duration // of one append: how long an unclean end may still be under way
 	clock   clock.Clock
 	former  time.Time // a former life of this daemon had ended by then; zero: there was none
@@ -86,7 +87,7 @@ type link struct {
 }
 
 func selections(f *config.Fleet) (replicate.Selection, *replicate.GroupSelector, error) {
-	topics, err := replicate.NewSelection(patterns(f.Mirror.Topics.Include), patterns(f.Mirror.Topics.Exclude))
+	topics, err := f.Selection()
 	if err != nil {
 		return replicate.Selection{}, nil, fmt.Errorf("mirror.topics: %w", err)
 	}
@@ -242,7 +243,7 @@ func (m *mirrors) start(ctx context.Context, id consensus.LinkID, l consensus.Li
 			Link:   replicate.Link{Source: l.From, Target: l.To, Epoch: l.Epoch},
 			Source: m.regions[l.From].kafka, Target: m.regions[l.To].kafka,
 			Topics: m.topics, Groups: m.groups, GroupsEvery: m.every,
-			Starts: flat(l.Starts), Rate: m.rate, RequestTimeout: m.appends,
+			Starts: flat(l.Starts), Rate: m.rate, RequestTimeout: m.appends, TopicsEvery: m.compare, ConfigsEvery: m.compare,
 			Logger: m.log, Registerer: m.metrics,
 		})
 		if err != nil {

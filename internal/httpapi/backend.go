@@ -27,6 +27,7 @@ type Backend interface {
 
 	Failover
 	Mirror
+	MirrorTopics
 	Recovery
 	Configuration
 

@@ -24,7 +24,8 @@
 //	append.go    sending batches and reading the answers
 //	fetch.go     asking for batches and reading the answers
 //	look.go      both ends and the last batch, before writing
-//	keeper.go    topics: found, created, grown, corrected
+//	keeper.go    when topics are looked at, and what is done about them
+//	topics.go    topics: read, created, grown, corrected
 //	cluster.go   one cluster: metadata, offsets, raw requests
 //	throttle.go  bytes per second
 //	metrics.go   what Prometheus sees

@@ -8,11 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kmsg"
-
-	"github.com/holdfast-dr/holdfast/internal/kafka"
 	"github.com/holdfast-dr/holdfast/replicate"
 )
 
@@ -117,7 +112,9 @@ func (k *keeper) round(ctx context.Context) error {
 // align creates missing topics, adds partitions and corrects settings. It says
 // whether the target's metadata changed.
 func (k *keeper) align(ctx context.Context, source, target *view, topics []string) (changed bool, findings []replicate.Finding) {
-	compare := time.Since(k.settledAt) >= k.conf.ConfigsEvery
+	now := time.Now()
+	// A round that comes a moment early must not leave the comparison to the next.
+	compare := now.Sub(k.settledAt) >= k.conf.ConfigsEvery-k.conf.TopicsEvery/2
 	var missing, present []string
 	for _, name := range topics {
 		switch {
@@ -131,29 +128,40 @@ func (k *keeper) align(ctx context.Context, source, target *view, topics []strin
 	}
 	ask := missing
 	if compare {
-		ask = topics
+		ask = append(slices.Clone(missing), present...)
 	}
-	from, err := readSettings(ctx, k.conf.Source, ask)
-	if err != nil {
-		return false, append(findings, replicate.Finding{About: "source", Text: err.Error()})
+	var from, to map[string]map[string]replicate.Setting
+	var fromErr, toErr error
+	together(
+		func() { from, fromErr = readSettings(ctx, k.conf.Source, ask) },
+		func() {
+			if compare {
+				to, toErr = readSettings(ctx, k.conf.Target, present)
+			}
+		},
+	)
+	if err := errors.Join(fromErr, toErr); err != nil {
+		// Nothing is created or corrected by halves: tried again in the next round.
+		return false, append(findings, replicate.Finding{About: "settings", Text: err.Error(), Next: "may the mirror's user describe topics and their settings?"})
 	}
-	to := map[string]map[string]replicate.Setting{}
 	if compare {
-		if to, err = readSettings(ctx, k.conf.Target, present); err != nil {
-			return false, append(findings, replicate.Finding{About: "target", Text: err.Error()})
-		}
-		k.settledAt = time.Now()
+		k.settledAt = now
 	}
+	plans := map[string]replicate.TopicPlan{}
 	for _, name := range topics {
 		if k.created[name] && target.topics[name] == nil {
 			continue
 		}
 		plan := replicate.PlanTopic(topicOf(source, name, from), topicPtr(target, name, to), target.brokers)
 		findings = append(findings, plan.Findings...)
-		if plan.Empty() {
-			continue
+		if !plan.Empty() {
+			plans[name] = plan
 		}
-		if err := carryOut(ctx, k.conf.Target, name, plan); err != nil {
+	}
+	errs := carryOut(ctx, k.conf.Target, plans)
+	for _, name := range slices.Sorted(maps.Keys(plans)) {
+		plan := plans[name]
+		if err := errs[name]; err != nil {
 			findings = append(findings, replicate.Finding{About: name, Text: err.Error(), Next: "has the mirror's user the right to create and alter topics at the target?"})
 			continue
 		}
@@ -175,89 +183,4 @@ func topicPtr(v *view, name string, settings map[string]map[string]replicate.Set
 	}
 	t := topicOf(v, name, settings)
 	return &t
-}
-
-// readSettings reads the settings in effect of all these topics, or fails.
-func readSettings(ctx context.Context, cl *kafka.Client, topics []string) (map[string]map[string]replicate.Setting, error) {
-	out := make(map[string]map[string]replicate.Setting, len(topics))
-	if len(topics) == 0 {
-		return out, nil
-	}
-	all, err := cl.Admin.DescribeTopicConfigs(ctx, topics...)
-	if err != nil {
-		return nil, fmt.Errorf("read topic settings of kafka %s: %w", cl.Name(), err)
-	}
-	for _, rc := range all {
-		if rc.Err != nil {
-			return nil, fmt.Errorf("read settings of topic %s in kafka %s: %w", rc.Name, cl.Name(), rc.Err)
-		}
-		settings := make(map[string]replicate.Setting, len(rc.Configs))
-		for _, c := range rc.Configs {
-			if c.Value != nil {
-				settings[c.Key] = replicate.Setting{Value: *c.Value, Set: c.Source == kmsg.ConfigSourceDynamicTopicConfig}
-			}
-		}
-		out[rc.Name] = settings
-	}
-	for _, t := range topics {
-		if out[t] == nil {
-			return nil, fmt.Errorf("read settings of topic %s in kafka %s: %w", t, cl.Name(), errNoAnswer)
-		}
-	}
-	return out, nil
-}
-
-// carryOut does at the target what the plan says. A setting of ours that the
-// broker does not know is left out.
-func carryOut(ctx context.Context, cl *kafka.Client, topic string, plan replicate.TopicPlan) error {
-	if plan.Create {
-		return createTopic(ctx, cl, topic, plan)
-	}
-	if plan.Partitions > 0 {
-		resp, err := cl.Admin.UpdatePartitions(ctx, int(plan.Partitions), topic)
-		if err == nil {
-			err = resp[topic].Err
-		}
-		if err != nil && !errors.Is(err, kerr.InvalidPartitions) { // somebody else grew it meanwhile: seen in the next round
-			return fmt.Errorf("grow topic %s to %d partitions: %w", topic, plan.Partitions, err)
-		}
-	}
-	var alter []kadm.AlterConfig
-	for _, key := range slices.Sorted(maps.Keys(plan.Set)) {
-		value := plan.Set[key]
-		alter = append(alter, kadm.AlterConfig{Op: kadm.SetConfig, Name: key, Value: &value})
-	}
-	for _, key := range plan.Unset {
-		alter = append(alter, kadm.AlterConfig{Op: kadm.DeleteConfig, Name: key})
-	}
-	if len(alter) == 0 {
-		return nil
-	}
-	resp, err := cl.Admin.AlterTopicConfigs(ctx, alter, topic)
-	if err == nil {
-		var one kadm.AlterConfigsResponse
-		if one, err = resp.On(topic, nil); err == nil {
-			err = one.Err
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("set %v and unset %v on topic %s: %w", plan.Set, plan.Unset, topic, err)
-	}
-	return nil
-}
-
-func createTopic(ctx context.Context, cl *kafka.Client, topic string, plan replicate.TopicPlan) error {
-	settings := map[string]*string{}
-	for k, v := range plan.Set {
-		settings[k] = &v
-	}
-	_, err := cl.Admin.CreateTopic(ctx, plan.Partitions, plan.Replicas, settings, topic)
-	if errors.Is(err, kerr.InvalidConfig) {
-		maps.DeleteFunc(settings, func(k string, _ *string) bool { return replicate.Optional(k) })
-		_, err = cl.Admin.CreateTopic(ctx, plan.Partitions, plan.Replicas, settings, topic)
-	}
-	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
-		return fmt.Errorf("create topic %s with %d partitions at kafka %s: %w", topic, plan.Partitions, cl.Name(), err)
-	}
-	return nil
 }

@@ -44,8 +44,8 @@ type Config struct {
 	// which a broker that hangs no longer leads.
 	RequestTimeout time.Duration
 
-	TopicsEvery  time.Duration // topics, partitions, leaders; default 5 s
-	ConfigsEvery time.Duration // topic settings; default 1 min
+	TopicsEvery  time.Duration // topics, partitions, leaders; default 3 s
+	ConfigsEvery time.Duration // topic settings; default 3 s
 	GroupsEvery  time.Duration // default 5 s
 
 	Limits     *replicate.Limits // nil: replicate.DefaultLimits
@@ -67,8 +67,8 @@ func (c Config) withDefaults() Config {
 	}
 	orDuration(&c.FetchWait, 250*time.Millisecond)
 	orDuration(&c.RequestTimeout, 15*time.Second)
-	orDuration(&c.TopicsEvery, 5*time.Second)
-	orDuration(&c.ConfigsEvery, time.Minute)
+	orDuration(&c.TopicsEvery, 3*time.Second)
+	orDuration(&c.ConfigsEvery, 3*time.Second)
 	orDuration(&c.GroupsEvery, 5*time.Second)
 	if c.BufferBytes == 0 {
 		c.BufferBytes = 64 << 20

@@ -1,0 +1,50 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/holdfast-dr/holdfast/consensus"
+	"github.com/holdfast-dr/holdfast/internal/topology"
+	"github.com/holdfast-dr/holdfast/replicate"
+)
+
+// MirrorTopics reads now which topics are mirrored and how both ends differ.
+type MirrorTopics interface {
+	// MirrorTopics lists every topic of the sources of the links to a region,
+	// with the rule by which it is mirrored or not. An empty region means all.
+	MirrorTopics(ctx context.Context, region topology.Region) (TopicsReport, error)
+}
+
+// TopicsReport is every topic of each link's source.
+type TopicsReport struct {
+	At    time.Time    `json:"at"`
+	Links []LinkTopics `json:"links"`
+}
+
+// LinkTopics are the topics of one link, in order of name.
+type LinkTopics struct {
+	ID     consensus.LinkID `json:"id"`
+	Preset string           `json:"preset,omitempty"`
+	Topics []TopicRow       `json:"topics"`
+}
+
+// TopicRow is one topic.
+type TopicRow struct {
+	replicate.Choice
+	Partitions int32 `json:"partitions"`        // at the source
+	Target     int32 `json:"target_partitions"` // 0: the target has no such topic
+}
+
+func (s *server) topicOperations() {
+	handle(s, operation{http.MethodGet, "/v1/mirror/topics", "mirror-topics", "Each topic, whether it is mirrored, and by which rule", "list topics", withinWorld},
+		func(ctx context.Context, in *byRegion) (TopicsReport, error) {
+			return s.b.MirrorTopics(ctx, in.Region)
+		})
+}
+
+// MirrorTopics lists each topic with its rule. An empty region means all.
+func (c *Client) MirrorTopics(ctx context.Context, region topology.Region) (TopicsReport, error) {
+	return get[TopicsReport](ctx, c, "list topics", "/v1/mirror/topics"+regionQuery(region))
+}
