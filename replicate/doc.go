@@ -31,6 +31,8 @@
 //	partition.go  the state machine: Next(event) -> actions
 //	events.go     what can happen to a partition, and what it may ask for
 //	freeze.go     the reasons to stop, their ranges and next steps
+//	fence.go      what shuts a link out of its target, and where it ends
+//	leap.go       offsets that nobody may use, in few requests
 //	topics.go     which topics, and what a target topic must look like
 //	groups.go     consumer group offsets: plan, coverage
 //	forecast.go   when retention overtakes a mirror

@@ -80,7 +80,7 @@ func (r Run) Stamp(base int64) Stamp {
 // records that take the place of a prefix which the source no longer has.
 func (r Run) Seed(base int64) Stamp {
 	s := r.Stamp(base)
-	s.ProducerID = r.producer("seed", r.Start>>dataWindow)
+	s.ProducerID = r.SeedProducer(r.Start)
 	return s
 }
 
@@ -141,6 +141,9 @@ func (r Run) Mark(o int64, g Generation) Mark {
 // DataProducer is the id of all data runs that begin in the window of offset s.
 func (r Run) DataProducer(s int64) int64 { return r.producer("data", s>>dataWindow) }
 
+// SeedProducer is the id of all filler that begins in the window of offset s.
+func (r Run) SeedProducer(s int64) int64 { return r.producer("seed", s>>dataWindow) }
+
 // FillProducer is the id of the markers in the window of offset o.
 func (r Run) FillProducer(o int64) int64 { return r.producer("fill", o>>fillWindow) }
 
@@ -192,11 +195,11 @@ func (r Run) Author(b Batch) (run Run, kind Kind) {
 			if w.Start < r.Start {
 				break
 			}
-			if b.ProducerEpoch == int16(w.Start&0x3fff) {
+			if int64(b.ProducerEpoch) == w.Start&0x3fff {
 				switch b.ProducerID {
 				case w.DataProducer(w.Start):
 					return w, Data
-				case w.producer("seed", w.Start>>dataWindow):
+				case w.SeedProducer(w.Start):
 					return w, Seeded
 				}
 			}
@@ -220,7 +223,7 @@ const (
 
 // marked says whether a control batch is a hole marker of exactly this link.
 func (r Run) marked(b Batch) bool {
-	if b.LastDelta != 0 || b.ProducerID != r.FillProducer(b.Base) || b.ProducerEpoch>>3 != int16(b.Base&(1<<fillWindow-1)) {
+	if b.LastDelta != 0 || b.ProducerID != r.FillProducer(b.Base) || int64(b.ProducerEpoch>>3) != b.Base&(1<<fillWindow-1) {
 		return false
 	}
 	// A fence has the highest epoch, and so do the first markers of a

@@ -36,5 +36,10 @@
 //	shape.go     what the source answers, cut to what the target may hold
 //	codec.go     the five compressions, with a bound on what they may unpack to
 //	reseed.go    Reseed
+//	promote.go   Promote: the end of a link at its target
+//	fence.go     fence markers, written and read back
+//	leap.go      the offsets that the source may have used, skipped
+//	fence_trace.go  where the link's records end, read from the log
+//	fence_check.go  CheckFence: does it still hold
 //	probe.go     Probe
 package kafka

@@ -1,0 +1,423 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/holdfast-dr/holdfast/integration/stack"
+	"github.com/holdfast-dr/holdfast/internal/kafka"
+	"github.com/holdfast-dr/holdfast/internal/topology"
+	"github.com/holdfast-dr/holdfast/replicate"
+	mirror "github.com/holdfast-dr/holdfast/replicate/kafka"
+)
+
+// zombie writes to one partition as a mirror of a link would, at any moment
+// and with no look at anything: what a paused one does when it wakes up.
+type zombie struct {
+	t    *testing.T
+	cl   *kafka.Client
+	name string
+	id   [16]byte
+	node int
+	replicate.Run
+}
+
+// promoted is one broker as the target of a link.
+type promoted struct {
+	t    *testing.T
+	k    *stack.Kafka
+	cl   *kafka.Client
+	link replicate.Link
+}
+
+func newPromoted(t *testing.T, more map[string]string) *promoted {
+	p := &promoted{t: t, link: replicate.Link{Source: "a", Target: "b", Epoch: 2}}
+	p.k = stack.RunKafka(t, stack.KafkaOptions{Name: "promoted", Properties: more})
+	p.cl = p.client()
+	return p
+}
+
+func (p *promoted) client() *kafka.Client {
+	p.t.Helper()
+	cl, err := kafka.Open(kafka.Config{Name: "b", Brokers: []string{p.k.Bootstrap()}})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(cl.Close)
+	return cl
+}
+
+// zombie makes a topic of one partition and a mirror that knows it. The log
+// begins at start: what is below was filled and deleted before the link.
+func (p *promoted) zombie(t *testing.T, name string, start int64) *zombie {
+	t.Helper()
+	if _, err := p.cl.Admin.CreateTopic(t.Context(), 1, 1, nil, name); err != nil {
+		t.Fatal(err)
+	}
+	z := &zombie{t: t, cl: p.cl, name: name}
+	mirrorSoon(t, name+" has a leader", func() bool {
+		m, err := p.cl.Admin.Metadata(t.Context(), name)
+		if err != nil || len(m.Topics[name].Partitions) != 1 || m.Topics[name].Partitions[0].Leader < 0 {
+			return false
+		}
+		z.id, z.node = m.Topics[name].ID, int(m.Topics[name].Partitions[0].Leader)
+		return true
+	})
+	z.Run = replicate.Run{Link: p.link, Topic: z.id, Start: start}
+	if start > 0 {
+		older := z.Run
+		older.Link.Epoch, older.Start = 90, 0 // whoever it was
+		z.must(z.write(older.Stamp(0), int(start), false))
+	}
+	return z
+}
+
+// at is the mirror in another run of its link.
+func (z *zombie) at(start int64) *zombie {
+	c := *z
+	c.Start = start
+	return &c
+}
+
+// data appends n records of the run at offset base.
+func (z *zombie) data(base int64, n int) error { return z.write(z.Stamp(base), n, false) }
+
+// filler appends n empty records of a seeding run at offset base.
+func (z *zombie) filler(base int64, n int) error { return z.write(z.Seed(base), n, true) }
+
+func (z *zombie) write(s replicate.Stamp, n int, empty bool) error {
+	z.t.Helper()
+	var records []byte
+	for i := range n {
+		r := binary.AppendVarint([]byte{0, 0}, int64(i)) // attributes, timestamp delta, offset delta
+		r = binary.AppendVarint(r, -1)                   // no key
+		if empty {
+			r = binary.AppendVarint(r, -1)
+		} else {
+			v := fmt.Sprintf("zombie %d %d", s.Sequence, i)
+			r = append(binary.AppendVarint(r, int64(len(v))), v...)
+		}
+		r = append(r, 0)
+		records = append(binary.AppendVarint(records, int64(len(r))), r...)
+	}
+	b := make([]byte, replicate.HeaderSize, replicate.HeaderSize+len(records))
+	b = append(b, records...)
+	put := binary.BigEndian
+	put.PutUint32(b[8:], uint32(len(b)-12))
+	put.PutUint32(b[12:], ^uint32(0))
+	b[16] = 2
+	put.PutUint32(b[23:], uint32(n-1))
+	now := uint64(time.Now().UnixMilli())
+	put.PutUint64(b[27:], now)
+	put.PutUint64(b[35:], now)
+	put.PutUint64(b[43:], uint64(s.ProducerID))
+	put.PutUint16(b[51:], uint16(s.Epoch))
+	put.PutUint32(b[53:], uint32(s.Sequence))
+	put.PutUint32(b[57:], uint32(n))
+	put.PutUint32(b[17:], crc32.Checksum(b[21:], crc32.MakeTable(crc32.Castagnoli)))
+
+	req := kmsg.NewPtrProduceRequest()
+	req.Acks, req.TimeoutMillis = -1, 10_000
+	rt := kmsg.NewProduceRequestTopic()
+	rt.Topic, rt.TopicID = z.name, z.id
+	rp := kmsg.NewProduceRequestTopicPartition()
+	rp.Records = b
+	rt.Partitions = append(rt.Partitions, rp)
+	req.Topics = append(req.Topics, rt)
+	resp, err := z.cl.Kgo.Broker(z.node).Request(z.t.Context(), req)
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	return kerr.ErrorForCode(resp.(*kmsg.ProduceResponse).Topics[0].Partitions[0].ErrorCode)
+}
+
+// marks writes hole markers for the offsets [from, to), in one request.
+func (z *zombie) marks(from, to int64, g replicate.Generation) error {
+	z.t.Helper()
+	req := kmsg.NewPtrWriteTxnMarkersRequest()
+	for o := from; o < to; o++ {
+		m := z.Mark(o, g)
+		rm := kmsg.NewWriteTxnMarkersRequestMarker()
+		rm.ProducerID, rm.ProducerEpoch, rm.CoordinatorEpoch = m.ProducerID, m.Epoch, m.CoordinatorEpoch
+		rt := kmsg.NewWriteTxnMarkersRequestMarkerTopic()
+		rt.Topic, rt.Partitions = z.name, []int32{0}
+		rm.Topics = append(rm.Topics, rt)
+		req.Markers = append(req.Markers, rm)
+	}
+	resp, err := z.cl.Kgo.Broker(z.node).Request(z.t.Context(), req)
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	for _, m := range resp.(*kmsg.WriteTxnMarkersResponse).Markers {
+		for _, t := range m.Topics {
+			for _, p := range t.Partitions {
+				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (z *zombie) must(err error) {
+	z.t.Helper()
+	if err != nil {
+		z.t.Fatal(err)
+	}
+}
+
+// refused fails unless the broker answered as it does to a fenced mirror.
+func (z *zombie) refused(what string, err error) {
+	z.t.Helper()
+	if !errors.Is(err, kerr.InvalidProducerEpoch) && !errors.Is(err, kerr.TransactionCoordinatorFenced) {
+		z.t.Errorf("%s: the broker answered %v", what, err)
+	}
+}
+
+func (z *zombie) end() int64 {
+	z.t.Helper()
+	ranges, err := mirror.Ends(z.t.Context(), z.cl, replicate.Only(z.name))
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	return ranges[topology.Partition{Topic: z.name}].End
+}
+
+// options are those of the link to the zombie's topic, whose recorded start is start.
+func (z *zombie) options(start int64) mirror.PromoteOptions {
+	return mirror.PromoteOptions{
+		Link: z.Link, Topics: replicate.Only(z.name), Patience: 20 * time.Second,
+		Starts: map[topology.Partition]int64{{Topic: z.name}: start},
+	}
+}
+
+// promote promotes the topic and fails unless its records end at x.
+func (z *zombie) promote(opt mirror.PromoteOptions, x int64) mirror.Promotion {
+	z.t.Helper()
+	ctx, cancel := context.WithTimeout(z.t.Context(), time.Minute)
+	defer cancel()
+	got, err := mirror.Promote(ctx, z.cl, opt)
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	if len(got) != 1 || got[0].X != x || got[0].Fence != x || got[0].End <= x || got[0].End != z.end() {
+		z.t.Fatalf("got %+v, want x %d; the log ends at %d", got, x, z.end())
+	}
+	return got[0]
+}
+
+// fenced fails unless the check finds the fence whole.
+func (z *zombie) fenced(opt mirror.PromoteOptions, at mirror.Promotion) {
+	z.t.Helper()
+	open, err := mirror.CheckFence(z.t.Context(), z.cl, opt, []mirror.Promotion{at})
+	if err != nil || len(open) != 0 {
+		z.t.Errorf("the check of the fence says %+v, %v", open, err)
+	}
+}
+
+// produce writes n records as any producer does.
+func (z *zombie) produce(n int) {
+	z.t.Helper()
+	p, err := z.cl.Another(kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	defer p.Close()
+	for i := range n {
+		z.must(p.Kgo.ProduceSync(z.t.Context(), &kgo.Record{Topic: z.name, Value: fmt.Appendf(nil, "local %d", i)}).FirstErr())
+	}
+}
+
+// TestPromotion_ShutsOutEveryLateWrite is the table of what a mirror may do
+// that wakes up after the promotion, on a real broker.
+func TestPromotion_ShutsOutEveryLateWrite(t *testing.T) {
+	p := newPromoted(t, nil)
+	n := 0
+	story := func(name string, start int64, do func(z *zombie)) {
+		n++
+		topic := fmt.Sprintf("t%d", n)
+		t.Run(name, func(t *testing.T) { do(p.zombie(t, topic, start)) })
+	}
+	// settled runs what is late and fails if anything of it was stored.
+	settled := func(z *zombie, late func()) {
+		z.t.Helper()
+		before := z.end()
+		late()
+		if end := z.end(); end != before {
+			z.t.Errorf("the log ended at %d and now at %d: something was let in", before, end)
+		}
+	}
+
+	story("TheRunningRun", 0, func(z *zombie) {
+		z.must(z.data(0, 60))
+		z.must(z.data(60, 40))
+		opt := z.options(0)
+		at := z.promote(opt, 100)
+		settled(z, func() {
+			z.refused("the next batch", z.data(100, 10))
+			z.refused("its last batch again", z.data(60, 40))
+			z.refused("an older batch again", z.data(0, 60))
+			z.refused("a later run of the window", z.at(150).data(150, 5))
+			z.refused("a run at x", z.at(100).data(100, 5))
+			z.refused("a run at the end", z.at(at.End).data(at.End, 5))
+			z.refused("markers from x on", z.marks(100, 120, 1))
+			z.refused("markers at the end", z.marks(at.End, at.End+5, 7))
+			z.refused("a marker at the end of the window", z.marks(4095, 4096, 9))
+			z.refused("filler at the start", z.filler(0, 100))
+			z.refused("filler at x", z.at(100).filler(100, 100))
+			z.fenced(opt, at)
+		})
+	})
+	story("AfterLeapAndProducers", 0, func(z *zombie) {
+		z.must(z.data(0, 100))
+		opt := z.options(0)
+		opt.LeapTo = map[topology.Partition]int64{{Topic: z.name}: 2500}
+		at := z.promote(opt, 100)
+		if at.End != 2500 || at.Short != 0 {
+			z.t.Errorf("%+v, want an end of 2500", at)
+		}
+		z.produce(20)
+		settled(z, func() {
+			z.refused("the next batch", z.data(100, 10))
+			z.refused("its last batch again", z.data(0, 100))
+			z.refused("a run that the producers reach", z.at(z.end()).data(z.end(), 5))
+			z.fenced(opt, at)
+		})
+		again := z.promote2(opt)
+		if again.X != 100 || again.Fence != 100 || again.End <= 2520 {
+			z.t.Errorf("a second promotion with producers gives %+v", again)
+		}
+		z.fenced(opt, again)
+	})
+	story("ARunAtX", 0, func(z *zombie) {
+		z.must(z.data(0, 100))
+		z.must(z.marks(100, 105, 1)) // a hole; the next run begins behind it
+		at := z.promote(z.options(0), 105)
+		settled(z, func() {
+			z.refused("the run that was to begin", z.at(105).data(105, 5))
+			z.refused("more of the hole", z.marks(105, 110, 1))
+			z.refused("by the next holder", z.marks(105, 110, 2))
+			z.fenced(z.options(0), at)
+		})
+	})
+	story("XOnAWindowBoundary", 0, func(z *zombie) {
+		z.must(z.data(0, 1<<14))
+		at := z.promote(z.options(0), 1<<14)
+		settled(z, func() {
+			z.refused("the run of the old window", z.data(1<<14, 5))
+			z.refused("a run of the new window", z.at(1<<14).data(1<<14, 5))
+			z.refused("markers of the new window", z.marks(1<<14, 1<<14+5, 1))
+			z.fenced(z.options(0), at)
+		})
+	})
+	story("XOnAWindowBoundaryBehindAHole", 16000, func(z *zombie) {
+		z.must(z.data(16000, 300))
+		z.must(z.marks(16300, 1<<14, 1))
+		at := z.promote(z.options(16000), 1<<14)
+		settled(z, func() {
+			z.refused("a run of the new window", z.at(1<<14).data(1<<14, 5))
+			z.refused("markers of the new window", z.marks(1<<14, 1<<14+5, 1))
+			z.fenced(z.options(16000), at)
+		})
+	})
+	story("XIsTheLastOffsetOfAFillWindow", 4000, func(z *zombie) {
+		z.must(z.data(4000, 95))
+		at := z.promote(z.options(4000), 4095)
+		settled(z, func() {
+			// This marker's own epoch is that of the fence.
+			z.refused("the marker at x", z.marks(4095, 4096, 8))
+			z.refused("the next batch", z.data(4095, 5))
+			z.fenced(z.options(4000), at)
+		})
+	})
+	story("XBehindAMarkerThatLooksLikeAFence", 4000, func(z *zombie) {
+		z.must(z.data(4000, 95))
+		z.must(z.marks(4095, 4096, 8)) // epoch 32767, of the last offset of its window
+		z.must(z.marks(4096, 4099, 8))
+		z.promote(z.options(4000), 4099)
+	})
+	story("NothingWasMirrored", 0, func(z *zombie) {
+		at := z.promote(z.options(0), 0)
+		settled(z, func() {
+			z.refused("the first batch", z.data(0, 10))
+			z.refused("the first filler", z.filler(0, 10))
+			z.refused("the first markers", z.marks(0, 3, 1))
+			z.fenced(z.options(0), at)
+		})
+	})
+	story("NothingWasMirroredBehindOlderRecords", 700, func(z *zombie) {
+		at := z.promote(z.options(700), 700)
+		settled(z, func() {
+			z.refused("the first batch", z.at(700).data(700, 10))
+			z.refused("the first filler", z.at(700).filler(700, 10))
+			z.refused("the first markers", z.marks(700, 703, 1))
+			z.fenced(z.options(700), at)
+		})
+	})
+	story("TheSeedersLateFiller", 0, func(z *zombie) {
+		z.must(z.filler(0, 5000))
+		z.must(z.filler(5000, 5000))
+		at := z.promote(z.options(0), 10_000)
+		if !at.Seeding {
+			z.t.Errorf("%+v does not say that it was being seeded", at)
+		}
+		settled(z, func() {
+			z.refused("the next filler", z.filler(10_000, 5000))
+			z.refused("its last filler again", z.filler(5000, 5000))
+			z.refused("a new seeding run", z.at(10_000).filler(10_000, 5000))
+			z.refused("the first data", z.at(10_000).data(10_000, 10))
+			z.fenced(z.options(0), at)
+		})
+	})
+	story("TheNextLinkOfTheSameDirectionIsLetIn", 0, func(z *zombie) {
+		z.must(z.data(0, 100))
+		at := z.promote(z.options(0), 100)
+		next := z.at(at.End)
+		next.Link.Epoch++
+		z.must(next.data(at.End, 10))
+		z.must(next.data(at.End+10, 10))
+		settled(z, func() { z.refused("the old link", z.data(100, 10)) })
+		got := next.promote(next.options(at.End), at.End+20)
+		settled(z, func() {
+			z.refused("the old link", z.data(100, 10))
+			z.refused("the next link", next.data(at.End+20, 10))
+		})
+		next.fenced(next.options(at.End), got)
+	})
+	story("AFenceThatIsRepeatedDoesNotMoveX", 0, func(z *zombie) {
+		z.must(z.data(0, 100))
+		first := z.promote(z.options(0), 100)
+		for range 3 {
+			again := z.promote2(z.options(0))
+			if again.X != 100 || again.Fence != 100 || again.End <= first.End {
+				z.t.Errorf("%+v after %+v", again, first)
+			}
+			first = again
+		}
+		settled(z, func() { z.refused("the next batch", z.data(100, 10)) })
+	})
+}
+
+// promote2 promotes again, when the log is not as it was at first.
+func (z *zombie) promote2(opt mirror.PromoteOptions) mirror.Promotion {
+	z.t.Helper()
+	ctx, cancel := context.WithTimeout(z.t.Context(), time.Minute)
+	defer cancel()
+	got, err := mirror.Promote(ctx, z.cl, opt)
+	if err != nil || len(got) != 1 {
+		z.t.Fatalf("%+v %v", got, err)
+	}
+	return got[0]
+}
