@@ -36,5 +36,6 @@
 //	topics.go     which topics, and what a target topic must look like
 //	groups.go     consumer group offsets: plan, coverage
 //	forecast.go   when retention overtakes a mirror
+//	verify.go     both ends compared: what is proven, and how it is said
 //	status.go     what the operator sees
 package replicate

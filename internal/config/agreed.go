@@ -49,6 +49,9 @@ func flatten(v reflect.Value, path string, out map[string]string) {
 	case Rate:
 		out[path] = value.String()
 		return
+	case Share:
+		out[path] = value.String()
+		return
 	case Secret:
 		return
 	}

@@ -156,6 +156,7 @@ func (c *checker) mirror() {
 	c.positive("mirror.append_timeout", m.AppendTimeout)
 	c.positive("mirror.group_interval", m.GroupInterval)
 	c.positive("mirror.topics.interval", m.Topics.Interval)
+	c.positive("mirror.verify.timeout", m.Verify.Timeout)
 }
 
 func (c *checker) roles() {

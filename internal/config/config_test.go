@@ -305,6 +305,24 @@ func TestSecret_LiteralIsRefusedAndNotRepeated(t *testing.T) {
 	}
 }
 
+func TestShare_ReadsWhatItPrints(t *testing.T) {
+	for text, want := range map[string]Share{"5%": 0.05, "100%": 1, "0.1 %": 0.001, "25%": 0.25} {
+		var s, again Share
+		if err := s.UnmarshalText([]byte(text)); err != nil || s != want {
+			t.Errorf("%s: %v, %v", text, s, err)
+		}
+		if err := again.UnmarshalText([]byte(s.String())); err != nil || again != s {
+			t.Errorf("%s is written %s, which reads %v, %v", text, s, again, err)
+		}
+	}
+	for _, text := range []string{"", "%", "5", "0%", "-1%", "101%", "NaN%"} {
+		var s Share
+		if err := s.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q was read as %s", text, s)
+		}
+	}
+}
+
 func TestRate_ReadsWhatItPrints(t *testing.T) {
 	for text, want := range map[string]Rate{"50MB/s": 50e6, "1.5GB/s": 15e8, "512KiB/s": 512 << 10, "100 kB": 1e5, "7B/s": 7} {
 		var r, again Rate

@@ -51,6 +51,7 @@ func (m *Mirror) setDefaults() {
 	m.Groups.Include = []Pattern{everything}
 	m.AppendTimeout = 15 * time.Second
 	m.GroupInterval = 5 * time.Second
+	m.Verify = Verify{Sample: 0.05, RateLimit: 20_000_000, Timeout: 4 * time.Hour}
 }
 
 func (r *Role) setDefaults() {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/internal/schedule"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 )
 
@@ -94,6 +95,15 @@ type Mirror struct {
 	RateLimit     Rate          `yaml:"rate_limit" jsonschema_description:"Bytes per second that one mirror may read over the WAN, such as 50MB/s. Absent: no limit."`
 	AppendTimeout time.Duration `yaml:"append_timeout" jsonschema_description:"Bound of one write to the target's Kafka. After a mirror that ended without a word it is waited for this long, so not less than the target brokers' session timeout (9 s by default)."`
 	GroupInterval time.Duration `yaml:"group_interval" jsonschema_description:"How often group offsets are copied."`
+	Verify        Verify        `yaml:"verify" jsonschema_description:"How both ends are compared, by schedule and by hand."`
+}
+
+// Verify says how the two ends of a mirror are compared with each other.
+type Verify struct {
+	Schedule  schedule.Schedule `yaml:"schedule" jsonschema_description:"Cron line in UTC, as in backup: what came since the last time is compared. Absent: by hand alone."`
+	Sample    Share             `yaml:"sample" jsonschema_description:"Share of the offsets that a scheduled run reads, chosen by chance, such as 5%. 100%: all of them."`
+	RateLimit Rate              `yaml:"rate_limit" jsonschema_description:"Bytes per second that a comparison may read over the WAN, also one by hand that names no other."`
+	Timeout   time.Duration     `yaml:"timeout" jsonschema_description:"Bound of one run."`
 }
 
 // Topics selects topics by patterns on the whole name.

@@ -55,6 +55,8 @@ func mapType(t reflect.Type) *jsonschema.Schema {
 		return &jsonschema.Schema{Type: "string", Format: "regex"}
 	case t == reflect.TypeFor[Rate]():
 		return &jsonschema.Schema{Type: "string", Pattern: `^[0-9.]+ ?([kKMG]i?)?B(/s)?$`, Examples: []any{"50MB/s"}}
+	case t == reflect.TypeFor[Share]():
+		return &jsonschema.Schema{Type: "string", Pattern: `^[0-9.]+ ?%$`, Examples: []any{"5%"}}
 	case t == reflect.TypeFor[schedule.Schedule]():
 		return &jsonschema.Schema{Type: "string", Examples: []any{"17 * * * *", "@daily"}}
 	case t.Implements(wordType):

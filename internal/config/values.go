@@ -161,3 +161,25 @@ func (r *Rate) UnmarshalText(text []byte) error {
 	*r = Rate(v * suffix)
 	return nil
 }
+
+// Share is a part of a whole, 1 for all of it.
+type Share float64
+
+// String is the share in percent, as it may be written in the file.
+func (s Share) String() string {
+	return strconv.FormatFloat(math.Round(float64(s)*1e8)/1e6, 'f', -1, 64) + "%"
+}
+
+// MarshalText gives the share in percent.
+func (s Share) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads a share such as 5% or 0.1%.
+func (s *Share) UnmarshalText(text []byte) error {
+	number, ok := strings.CutSuffix(string(text), "%")
+	v, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+	if err != nil || !ok || !(v > 0 && v <= 100) {
+		return fmt.Errorf("want a share in percent, more than 0%% and at most 100%%, such as 5%%")
+	}
+	*s = Share(v / 100)
+	return nil
+}

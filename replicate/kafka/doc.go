@@ -42,4 +42,6 @@
 //	fence_trace.go  where the link's records end, read from the log
 //	fence_check.go  CheckFence: does it still hold
 //	probe.go     Probe
+//	verify.go    Verify: both ends compared, record by record
+//	verify_read.go  what it reads, decoded by franz-go alone
 package kafka
