@@ -22,35 +22,49 @@ import (
 // gigabytes.
 const unpackedMost = 128 << 20
 
-// errUnpacked says that a batch unpacks to more than that.
-var errUnpacked = fmt.Errorf("its records unpack to more than %d MiB", unpackedMost>>20)
+var errUnpacked = fmt.Errorf("its records unpack to more than they may, %d MiB at most", unpackedMost>>20)
 
 var errXerial = errors.New("the snappy frame is cut off")
 
 // unpack returns the records of a batch without their compression.
 func unpack(payload []byte, codec int8) ([]byte, error) {
+	return unpackWithin(unpackedMost, payload, codec)
+}
+
+// unpackWithin is unpack with a bound of at most unpackedMost.
+func unpackWithin(most int, payload []byte, codec int8) ([]byte, error) {
 	switch kgo.CompressionCodecType(codec) {
 	case kgo.CodecNone:
 		return payload, nil
 	case kgo.CodecGzip:
-		r, err := gzip.NewReader(bytes.NewReader(payload))
-		if err != nil {
+		r := ungzips.Get().(*gzip.Reader)
+		defer ungzips.Put(r)
+		if err := r.Reset(bytes.NewReader(payload)); err != nil {
 			return nil, err
 		}
-		return readBounded(r)
+		return readBounded(most, r)
 	case kgo.CodecLz4:
-		return readBounded(lz4.NewReader(bytes.NewReader(payload)))
+		r := unlz4s.Get().(*lz4.Reader)
+		defer unlz4s.Put(r)
+		r.Reset(bytes.NewReader(payload))
+		return readBounded(most, r)
 	case kgo.CodecSnappy:
-		return unpackSnappy(payload)
+		return unpackSnappy(most, payload)
 	case kgo.CodecZstd:
 		out, err := unzstd().DecodeAll(payload, nil)
-		if errors.Is(err, zstd.ErrDecoderSizeExceeded) || len(out) > unpackedMost {
+		if errors.Is(err, zstd.ErrDecoderSizeExceeded) || len(out) > most {
 			return nil, errUnpacked
 		}
 		return out, err
 	}
 	return nil, fmt.Errorf("unknown codec %d", codec)
 }
+
+// Readers are large and batches are many.
+var (
+	ungzips = sync.Pool{New: func() any { return new(gzip.Reader) }}
+	unlz4s  = sync.Pool{New: func() any { return lz4.NewReader(nil) }}
+)
 
 // unzstd is safe for use by many; it starts no goroutine.
 var unzstd = sync.OnceValue(func() *zstd.Decoder {
@@ -61,9 +75,9 @@ var unzstd = sync.OnceValue(func() *zstd.Decoder {
 	return d
 })
 
-func readBounded(r io.Reader) ([]byte, error) {
-	out, err := io.ReadAll(io.LimitReader(r, unpackedMost+1))
-	if err == nil && len(out) > unpackedMost {
+func readBounded(most int, r io.Reader) ([]byte, error) {
+	out, err := io.ReadAll(io.LimitReader(r, int64(most)+1))
+	if err == nil && len(out) > most {
 		err = errUnpacked
 	}
 	if err != nil {
@@ -78,9 +92,9 @@ var xerial = []byte{130, 'S', 'N', 'A', 'P', 'P', 'Y', 0}
 
 const xerialHeader = 16
 
-func unpackSnappy(payload []byte) ([]byte, error) {
+func unpackSnappy(most int, payload []byte) ([]byte, error) {
 	if len(payload) < xerialHeader || !bytes.HasPrefix(payload, xerial) {
-		return appendSnappy(nil, payload)
+		return appendSnappy(most, nil, payload)
 	}
 	var out []byte
 	for payload = payload[xerialHeader:]; len(payload) > 0; {
@@ -92,7 +106,7 @@ func unpackSnappy(payload []byte) ([]byte, error) {
 			return nil, errXerial
 		}
 		var err error
-		if out, err = appendSnappy(out, payload[4:4+size]); err != nil {
+		if out, err = appendSnappy(most, out, payload[4:4+size]); err != nil {
 			return nil, err
 		}
 		payload = payload[4+size:]
@@ -100,12 +114,12 @@ func unpackSnappy(payload []byte) ([]byte, error) {
 	return out, nil
 }
 
-func appendSnappy(dst, block []byte) ([]byte, error) {
+func appendSnappy(most int, dst, block []byte) ([]byte, error) {
 	n, err := s2.DecodedLen(block)
 	if err != nil {
 		return nil, err
 	}
-	if n > unpackedMost-len(dst) {
+	if n > most-len(dst) {
 		return nil, errUnpacked
 	}
 	part, err := s2.Decode(nil, block)

@@ -34,6 +34,8 @@
 //	inspect.go   Inspect: the prefix compared, the orphans named
 //	records.go   batches decoded, where bytes cannot be compared
 //	shape.go     what the source answers, cut to what the target may hold
+//	merge.go     many tiny batches into one
+//	filler.go    empty records in the place of a prefix that the source lost
 //	codec.go     the five compressions, with a bound on what they may unpack to
 //	reseed.go    Reseed
 //	promote.go   Promote: the end of a link at its target

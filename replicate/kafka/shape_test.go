@@ -3,6 +3,7 @@ package kafka
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
@@ -47,11 +48,10 @@ func packed(payload []byte, codec int8) []byte {
 	if codec == 0 {
 		return payload
 	}
-	c, err := kgo.DefaultCompressor(codecs[codec])
+	out, err := packer(codec)(payload)
 	if err != nil {
-		panic(err) // the codecs are constants
+		panic(err) // every codec of Kafka's is known
 	}
-	out, _ := c.Compress(new(bytes.Buffer), payload)
 	return out
 }
 
@@ -385,6 +385,8 @@ func TestShape_CutsAsWritten(t *testing.T) {
 	shaped("committed, then aborted", "20-22, void 22-26", 20, []abortedTx{{ProducerID: 1, FirstOffset: 23}}, tx(20, 1), mark(22, 1, 1), tx(23, 1), mark(25, 1, 0))
 	shaped("aborted, then committed", "void 20-23, 23-25, void 25-26", 20, []abortedTx{{ProducerID: 1, FirstOffset: 20}}, tx(20, 1), mark(22, 1, 0), tx(23, 1), mark(25, 1, 1))
 	shaped("two producers", "void 20-22, 22-24, void 24-26", 20, []abortedTx{{ProducerID: 1, FirstOffset: 20}}, tx(20, 1), tx(22, 2), mark(24, 2, 1), mark(25, 1, 0))
+	noTx := stored(replicate.Header{Base: 22, LastDelta: 1, ProducerID: 1}, rec(22), rec(23))
+	shaped("what is in no transaction stays", "void 20-22, 22-24", 20, []abortedTx{{ProducerID: 1, FirstOffset: 20}}, tx(20, 1), noTx)
 	shaped("another kind of marker ends nothing", "void 20-25", 20, []abortedTx{{ProducerID: 1, FirstOffset: 20}}, tx(20, 1), mark(22, 1, 5), tx(23, 1))
 	shaped("aborted and committed at once", "void 20-22, the broker lists the transaction of producer 1 from offset 20 on as aborted, but at 22 it is committed", 20, []abortedTx{{ProducerID: 1, FirstOffset: 20}}, tx(20, 1), mark(22, 1, 1))
 	shaped("not in order", "20-22, batch at 10 begins below the end of the one before it, 22", 10, nil, tx(20, 1), gapped(0))
@@ -422,29 +424,34 @@ func TestShape_VoidsOfTwoLeaderEpochsStayApart(t *testing.T) {
 }
 
 func TestUnpack_ABombIsAnError(t *testing.T) {
-	zeros := make([]byte, unpackedMost+1)
+	const most = 1 << 20
+	zeros := make([]byte, most+1)
 	for _, codec := range []int8{1, 2, 3, 4} {
-		raw := packed(zeros, codec)
-		if got, err := unpack(raw, codec); err == nil || !strings.Contains(err.Error(), "128 MiB") {
+		if got, err := unpackWithin(most, packed(zeros, codec), codec); !errors.Is(err, errUnpacked) {
 			t.Errorf("codec %d: %d bytes, %v", codec, len(got), err)
 		}
-		raw = packed(zeros[:1<<20], codec)
-		if got, err := unpack(raw, codec); err != nil || len(got) != 1<<20 {
-			t.Errorf("codec %d: a megabyte gives %d bytes, %v", codec, len(got), err)
+		if got, err := unpackWithin(most, packed(zeros[:most], codec), codec); err != nil || len(got) != most {
+			t.Errorf("codec %d: what is allowed gives %d bytes, %v", codec, len(got), err)
 		}
 	}
+	// One zstd decoder serves all; it holds the highest bound itself.
+	if got, err := unpack(packed(make([]byte, unpackedMost+1), 4), 4); !errors.Is(err, errUnpacked) {
+		t.Errorf("zstd: %d bytes, %v", len(got), err)
+	}
 	// Java's frame: each block tells its size, no block the sum.
-	block := packed(zeros[:unpackedMost/2], 2)
+	block := packed(zeros[:most/2], 2)
 	frame := slices.Concat(xerial, []byte{0, 0, 0, 1, 0, 0, 0, 1})
 	for i := range 3 {
 		frame = append(binary.BigEndian.AppendUint32(frame, uint32(len(block))), block...)
-		got, err := unpack(frame, 2)
-		if ok := err == nil; ok != (i < 2) || ok && len(got) != (i+1)*unpackedMost/2 {
+		got, err := unpackWithin(most, frame, 2)
+		if ok := err == nil; ok != (i < 2) || ok && len(got) != (i+1)*most/2 || !ok && !errors.Is(err, errUnpacked) {
 			t.Errorf("%d blocks: %d bytes, %v", i+1, len(got), err)
 		}
 	}
-	if _, err := unpack(frame[:len(frame)-1], 2); err == nil {
-		t.Error("a cut off frame is unpacked")
+	for n := xerialHeader + 1; n < xerialHeader+4+len(block); n += 1 + n/2 {
+		if _, err := unpack(frame[:n], 2); err == nil {
+			t.Errorf("a frame cut off at %d is unpacked", n)
+		}
 	}
 	if _, err := unpack(nil, 5); err == nil {
 		t.Error("an unknown codec is unpacked")
