@@ -411,7 +411,7 @@ func mirrorGroupOffsets(t *testing.T, p *mirrorPair) {
 	p.reach(m, p.cb, ends)
 	covered := func() mirror.GroupReport {
 		t.Helper()
-		r, err := mirror.CheckGroups(t.Context(), p.ca, p.cb, opt)
+		r, err := mirror.CheckGroups(t.Context(), p.ca, p.cb, opt, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -79,7 +79,7 @@ func TestSyncGroups_WritesReadsBackAndCovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	opt := SyncOptions{Groups: sel}
-	before, err := CheckGroups(t.Context(), r.a, r.b, opt)
+	before, err := CheckGroups(t.Context(), r.a, r.b, opt, 0)
 	if err != nil || len(before.Findings()) != 3 {
 		t.Fatalf("nothing is copied yet: %+v %v", before, err)
 	}

@@ -16,10 +16,7 @@ import (
 
 const (
 	groupsTimeout = 30 * time.Second
-	// groupsRenew is how often unchanged offsets are written again, so that an
-	// idle group at the target does not expire (offsets.retention.minutes is 7
-	// days by default).
-	groupsRenew = 12 * time.Hour
+	groupWriters  = 8 // groups that are written at the same time
 )
 
 // SyncOptions say what SyncGroups copies.
@@ -29,14 +26,24 @@ type SyncOptions struct {
 	// Cap, when set, is the final step of a move: no group may start beyond
 	// these offsets, and one that is beyond is set back to them.
 	Cap map[topology.Partition]int64
+	// Skips are the ranges that the source leapt over when it was promoted.
+	Skips map[topology.Partition]replicate.Range
+	// Began is the target's end when the link was made.
+	Began map[topology.Partition]int64
 	// Renew writes offsets again that are the same already.
 	Renew bool
 }
 
 // GroupReport is what became of every (group, topic, partition).
 type GroupReport struct {
-	At   time.Time               `json:"at"`
+	At   time.Time               `json:"at"` // when the source was asked
 	Rows []replicate.GroupOffset `json:"rows"`
+	// Only are the selected groups that have offsets at the target and are
+	// unknown to the source, with their number: deleted or expired there, or
+	// never there. They are left alone. A list of groups that comes back short
+	// must never delete an offset; and what is not copied any more is not
+	// renewed either, so that the target lets it go after its own retention.
+	Only map[string]int `json:"only,omitempty"`
 }
 
 // Findings returns the rows on which no consumer should start.
@@ -65,59 +72,36 @@ func (r GroupReport) Count(o replicate.Outcome) (n int) {
 // never writes to one that has members at the target; those rows say so. An
 // error means that nothing is known; a report may hold findings.
 func SyncGroups(ctx context.Context, source, target *kafka.Client, opt SyncOptions) (GroupReport, error) {
-	facts, err := groupFacts(ctx, source, target, opt)
-	if err != nil {
-		return GroupReport{}, fmt.Errorf("sync groups: %w", err)
-	}
-	rows := replicate.PlanGroups(facts)
-	writes := map[string]kadm.Offsets{}
-	for _, g := range rows {
-		if _, busy := facts.Busy[g.Group]; g.Outcome == replicate.GroupWrite || opt.Renew && g.Outcome == replicate.GroupSame && !busy {
-			os := writes[g.Group]
-			os.Add(kadm.Offset{Topic: g.Topic, Partition: g.Partition.Partition, At: g.Want, LeaderEpoch: -1, Metadata: g.Metadata})
-			writes[g.Group] = os
-		}
-	}
-	refused := map[string]map[topology.Partition]string{}
-	for _, group := range slices.Sorted(maps.Keys(writes)) {
-		refused[group] = writeCommits(ctx, target, group, writes[group])
-	}
-	if len(writes) == 0 {
-		return GroupReport{At: time.Now(), Rows: rows}, nil
-	}
-	back, err := readCommits(ctx, target, slices.Sorted(maps.Keys(writes)))
-	if err != nil {
-		return GroupReport{}, fmt.Errorf("sync groups: read back: %w", err)
-	}
-	for i := range rows {
-		g := &rows[i]
-		if g.Outcome != replicate.GroupWrite {
-			continue
-		}
-		got, ok := back[g.Group][g.Partition]
-		switch why := refused[g.Group][g.Partition]; {
-		case why != "":
-			g.Outcome, g.Note = replicate.GroupFailed, "the target refused the offset: "+why
-		case !ok:
-			g.Outcome, g.Note = replicate.GroupFailed, "the offset was written and is not there"
-		case got.Offset != g.Want:
-			g.Outcome, g.Note = replicate.GroupFailed, fmt.Sprintf("wrote %d and read back %d: another writer?", g.Want, got.Offset)
-		}
-		if ok {
-			g.Have = got.Offset
-		}
-	}
-	return GroupReport{At: time.Now(), Rows: rows}, nil
+	return newGroupSync(source, target, opt).pass(ctx, opt.Renew)
 }
 
 // CheckGroups says for every (group, topic, partition) that the source's
-// groups read whether the target has the right offset. It writes nothing.
-func CheckGroups(ctx context.Context, source, target *kafka.Client, opt SyncOptions) (GroupReport, error) {
-	facts, err := groupFacts(ctx, source, target, opt)
-	if err != nil {
-		return GroupReport{}, fmt.Errorf("check groups: %w", err)
+// groups read whether the target has the right offset. It writes nothing. An
+// offset that is behind counts as late only when it still is after within, the
+// time that a copy may take.
+func CheckGroups(ctx context.Context, source, target *kafka.Client, opt SyncOptions, within time.Duration) (GroupReport, error) {
+	once := func() (GroupReport, error) {
+		facts, err := newGroupSync(source, target, opt).facts(ctx)
+		if err != nil {
+			return GroupReport{}, fmt.Errorf("check groups: %w", err)
+		}
+		rows := replicate.Coverage(replicate.PlanGroups(facts.GroupFacts), facts.Target, facts.TargetRange)
+		return GroupReport{At: facts.at, Rows: rows, Only: facts.only}, nil
 	}
-	return GroupReport{At: time.Now(), Rows: replicate.Coverage(replicate.PlanGroups(facts), facts.Target, facts.TargetRange)}, nil
+	first, err := once()
+	if err != nil || first.Count(replicate.GroupSame) == len(first.Rows) {
+		return first, err
+	}
+	select {
+	case <-ctx.Done():
+		return GroupReport{}, fmt.Errorf("check groups: %w", context.Cause(ctx))
+	case <-time.After(within):
+	}
+	second, err := once()
+	if err == nil {
+		second.Rows = replicate.Late(first.Rows, second.Rows)
+	}
+	return second, err
 }
 
 // CheckGroupsAlone checks the target against an earlier report, when the
@@ -145,59 +129,6 @@ func CheckGroupsAlone(ctx context.Context, target *kafka.Client, topics replicat
 		}
 	}
 	return GroupReport{At: time.Now(), Rows: replicate.Coverage(want, have, ranges)}, nil
-}
-
-// groupFacts reads all that the plan depends on, whole or not at all.
-func groupFacts(ctx context.Context, source, target *kafka.Client, opt SyncOptions) (replicate.GroupFacts, error) {
-	f := replicate.GroupFacts{Cap: opt.Cap, Selector: opt.Groups, Topics: map[string][]string{}, Busy: map[string]string{}}
-	listed, err := source.Admin.ListGroups(ctx)
-	if err != nil {
-		return f, fmt.Errorf("list groups of kafka %s: %w", source.Name(), err)
-	}
-	var groups, live []string
-	for _, g := range listed.Sorted() {
-		if opt.Groups.Selects(g.Group) && (g.ProtocolType == "consumer" || g.ProtocolType == "") {
-			groups = append(groups, g.Group)
-			if g.State != "Empty" && g.State != "Dead" {
-				live = append(live, g.Group)
-			}
-		}
-	}
-	// The commits first, then the target's ends: an end that is read later is
-	// never too low for what was committed before.
-	if f.Source, err = readCommits(ctx, source, groups); err != nil {
-		return f, err
-	}
-	if f.SourceRange, err = endsSoon(ctx, source, opt.Topics); err != nil {
-		return f, err
-	}
-	if f.TargetRange, err = endsSoon(ctx, target, opt.Topics); err != nil {
-		return f, err
-	}
-	if f.Target, err = readCommits(ctx, target, groups); err != nil {
-		return f, err
-	}
-	there, err := target.Admin.ListGroups(ctx)
-	if err != nil {
-		return f, fmt.Errorf("list groups of kafka %s: %w", target.Name(), err)
-	}
-	for _, g := range groups {
-		if t, ok := there[g]; ok && t.State != "Empty" && t.State != "Dead" {
-			f.Busy[g] = t.State
-		}
-	}
-	if len(live) > 0 {
-		described, err := source.Admin.DescribeGroups(ctx, live...)
-		if err != nil {
-			return f, fmt.Errorf("describe groups of kafka %s: %w", source.Name(), err)
-		}
-		for _, g := range described {
-			if g.Err == nil { // groups of the newer protocol are known by their commits
-				f.Topics[g.Group] = slices.Sorted(maps.Keys(g.AssignedPartitions()))
-			}
-		}
-	}
-	return f, nil
 }
 
 // readCommits reads the committed offsets of all these groups, whole or not at
@@ -285,60 +216,4 @@ func Drained(ctx context.Context, cl *kafka.Client, groups []string, ends map[to
 		out = append(out, lag)
 	}
 	return out, nil
-}
-
-// keepGroups copies group offsets while the mirror runs. What does not work is
-// a finding, and tried again.
-func (l *loop) keepGroups(ctx context.Context) {
-	renewed := time.Now()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(l.conf.GroupsEvery):
-		}
-		opt := SyncOptions{Groups: l.conf.Groups, Topics: l.conf.Topics, Renew: time.Since(renewed) >= groupsRenew}
-		rctx, cancel := context.WithTimeout(ctx, groupsTimeout)
-		report, err := SyncGroups(rctx, l.conf.Source, l.conf.Target, opt)
-		cancel()
-		if ctx.Err() != nil {
-			return
-		}
-		var findings []replicate.Finding
-		if err != nil {
-			findings = []replicate.Finding{{About: "groups", Text: err.Error()}}
-		} else {
-			if opt.Renew {
-				renewed = time.Now()
-			}
-			l.groups.Store(&report)
-			findings = groupFindings(report)
-		}
-		select {
-		case l.events <- func() { l.findings["groups"] = findings }:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// groupFindings says one line for each group and kind of trouble. A partition
-// that the target will get soon is none.
-func groupFindings(r GroupReport) []replicate.Finding {
-	type key struct {
-		group   string
-		outcome replicate.Outcome
-	}
-	var out []replicate.Finding
-	seen := map[key]int{}
-	for _, g := range r.Findings() {
-		k := key{g.Group, g.Outcome}
-		if i, ok := seen[k]; ok {
-			out[i].Next = "and more partitions; holdfast groups check"
-			continue
-		}
-		seen[k] = len(out)
-		out = append(out, replicate.Finding{About: "group " + g.Group, Text: fmt.Sprintf("%s: %s", g.Partition, g.Note), Next: "holdfast groups check"})
-	}
-	return out
 }

@@ -29,6 +29,9 @@ type Config struct {
 	// Starts are the target ends recorded when the link was made. A partition
 	// that is not in it starts at 0.
 	Starts map[topology.Partition]int64
+	// Skips are the ranges that the source leapt over when it was promoted:
+	// groups that stand there go on behind them.
+	Skips map[topology.Partition]replicate.Range
 	// Known are topic identities recorded earlier; a topic with another one is
 	// frozen. Topics that are not in it are taken as they are found.
 	Known map[string]TopicIDs
@@ -46,7 +49,7 @@ type Config struct {
 
 	TopicsEvery  time.Duration // topics, partitions, leaders; default 3 s
 	ConfigsEvery time.Duration // topic settings; default 3 s
-	GroupsEvery  time.Duration // default 5 s
+	GroupsEvery  time.Duration // default 500 ms
 
 	Limits     *replicate.Limits // nil: replicate.DefaultLimits
 	Logger     *slog.Logger
@@ -69,7 +72,7 @@ func (c Config) withDefaults() Config {
 	orDuration(&c.RequestTimeout, 15*time.Second)
 	orDuration(&c.TopicsEvery, 3*time.Second)
 	orDuration(&c.ConfigsEvery, 3*time.Second)
-	orDuration(&c.GroupsEvery, 5*time.Second)
+	orDuration(&c.GroupsEvery, 500*time.Millisecond)
 	if c.BufferBytes == 0 {
 		c.BufferBytes = 64 << 20
 	}
