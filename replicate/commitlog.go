@@ -161,7 +161,8 @@ func PlanSeeds(specs []CommitLog, committed map[string]Commits, ranges map[topol
 	var out []Seed
 	for _, spec := range specs {
 		for p, r := range ranges {
-			if p.Topic == spec.Of {
+			_, read := committed[spec.Group][p]
+			if p.Topic == spec.Of && (read || logs[spec.Topic] != nil) { // neither: not used here
 				out = append(out, planSeed(spec, p, r, committed[spec.Group], logs[spec.Topic]))
 			}
 		}

@@ -35,6 +35,7 @@
 //	leap.go       offsets that nobody may use, in few requests
 //	topics.go     which topics, and what a target topic must look like
 //	groups.go     consumer group offsets: plan, coverage
+//	commitlog.go  commit logs: an entry as bytes, what to seed
 //	forecast.go   when retention overtakes a mirror
 //	verify.go     both ends compared: what is proven, and how it is said
 //	status.go     what the operator sees

@@ -128,6 +128,7 @@ type GroupOffset struct {
 	topology.Partition
 	Source   int64   `json:"source"`            // committed there, or see Assumed
 	Assumed  bool    `json:"assumed,omitempty"` // nothing is committed: where its consumer would start
+	Rule     string  `json:"rule,omitempty"`    // by which it was assumed: earliest or latest
 	Want     int64   `json:"want"`              // Source within what the target holds
 	Have     int64   `json:"have"`              // at the target; -1: none
 	Metadata string  `json:"-"`
@@ -189,7 +190,7 @@ func planGroup(f GroupFacts, group string, p topology.Partition) GroupOffset {
 	if c, ok := f.Source[group][p]; ok {
 		g.Source, g.Metadata = c.Offset, c.Metadata
 	} else {
-		g.Assumed, g.Source = true, f.SourceRange[p].Start
+		g.Assumed, g.Rule, g.Source = true, f.Selector.Rule(group), f.SourceRange[p].Start
 		g.Note = "never read at the source: its beginning, by the rule earliest"
 		if f.Selector.StartsAtEnd(group) {
 			g.Source = f.SourceRange[p].End

@@ -27,8 +27,9 @@ func (c Class) Known() bool {
 
 // Preset knows the topics of one product, so that nobody has to list them.
 type Preset struct {
-	Name  string
-	Rules []PresetRule
+	Name       string
+	Rules      []PresetRule
+	CommitLogs []CommitLog
 }
 
 // PresetRule is the class of one topic, or of all topics that a pattern

@@ -57,7 +57,8 @@ type Stopped struct {
 // Groups is what a group write did.
 type Groups struct {
 	Groups  int      `json:"groups"`
-	Written int      `json:"written"` // offsets
+	Written int      `json:"written"`          // offsets
+	Seeded  int      `json:"seeded,omitempty"` // entries of commit logs
 	Notes   []string `json:"notes,omitempty"`
 }
 

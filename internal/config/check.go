@@ -157,6 +157,18 @@ func (c *checker) mirror() {
 	c.positive("mirror.group_interval", m.GroupInterval)
 	c.positive("mirror.topics.interval", m.Topics.Interval)
 	c.positive("mirror.verify.timeout", m.Verify.Timeout)
+	for i, l := range m.CommitLogs {
+		path := fmt.Sprintf("mirror.commit_logs[%d]", i)
+		c.need(path+".topic", l.Topic, "")
+		c.need(path+".of", l.Of, "")
+		c.need(path+".group", l.Group, "")
+		if l.Topic != "" && l.Topic == l.Of {
+			c.refuse(path+".of", fmt.Sprintf("%q is the commit log itself", l.Of), "it names the topic whose offsets the log holds", "of: events")
+		}
+		if strings.Contains(l.Group, ":") {
+			c.refuse(path+".group", fmt.Sprintf("%q has a colon", l.Group), "a commit log's keys are topic:partition:group, and no reader could take this one apart", "")
+		}
+	}
 }
 
 func (c *checker) roles() {

@@ -50,8 +50,8 @@ func (m *Mirror) setDefaults() {
 	m.Topics.Interval = 3 * time.Second
 	m.Groups.Include = []Pattern{everything}
 	m.AppendTimeout = 15 * time.Second
-	m.GroupInterval = 5 * time.Second
 	m.Verify = Verify{Sample: 0.05, RateLimit: 20_000_000, Timeout: 4 * time.Hour}
+	m.GroupInterval = 500 * time.Millisecond
 }
 
 func (r *Role) setDefaults() {

@@ -95,6 +95,7 @@ type Mirror struct {
 	RateLimit     Rate          `yaml:"rate_limit" jsonschema_description:"Bytes per second that one mirror may read over the WAN, such as 50MB/s. Absent: no limit."`
 	AppendTimeout time.Duration `yaml:"append_timeout" jsonschema_description:"Bound of one write to the target's Kafka. After a mirror that ended without a word it is waited for this long, so not less than the target brokers' session timeout (9 s by default)."`
 	GroupInterval time.Duration `yaml:"group_interval" jsonschema_description:"How often group offsets are copied."`
+	CommitLogs    []CommitLog   `yaml:"commit_logs" jsonschema_description:"Topics by which consumers tell others how far they have come, each region its own: never mirrored, and seeded when a role moves."`
 	Verify        Verify        `yaml:"verify" jsonschema_description:"How both ends are compared, by schedule and by hand."`
 }
 
@@ -104,6 +105,13 @@ type Verify struct {
 	Sample    Share             `yaml:"sample" jsonschema_description:"Share of the offsets that a scheduled run reads, chosen by chance, such as 5%. 100%: all of them."`
 	RateLimit Rate              `yaml:"rate_limit" jsonschema_description:"Bytes per second that a comparison may read over the WAN, also one by hand that names no other."`
 	Timeout   time.Duration     `yaml:"timeout" jsonschema_description:"Bound of one run."`
+}
+
+// CommitLog is a topic in the format of Sentry's arroyo.
+type CommitLog struct {
+	Topic string `yaml:"topic" jsonschema:"required" jsonschema_description:"The commit log."`
+	Of    string `yaml:"of" jsonschema:"required" jsonschema_description:"The topic whose offsets it holds."`
+	Group string `yaml:"group" jsonschema:"required" jsonschema_description:"The consumer group whose offsets it holds."`
 }
 
 // Topics selects topics by patterns on the whole name.
@@ -119,6 +127,8 @@ type Groups struct {
 	Include []Pattern `yaml:"include" jsonschema_description:"Regular expressions on the whole name."`
 	Exclude []Pattern `yaml:"exclude" jsonschema_description:"Groups that nobody needs in another region."`
 	Local   []Pattern `yaml:"local" jsonschema_description:"Groups that run in each region with offsets of their own (shadow consumers): never overwritten, by no sync and no switch."`
+	// Latest is the rule for partitions that a group never read.
+	Latest []Pattern `yaml:"start_latest" jsonschema_description:"Groups whose consumers start at the end of a partition that they never read (auto.offset.reset: latest). All others start at its beginning (earliest)."`
 }
 
 // Role is a thing that exactly one region may do.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"reflect"
+	"regexp"
 	"strings"
 
 	"github.com/holdfast-dr/holdfast/replicate"
@@ -20,7 +21,8 @@ var presetFiles embed.FS
 
 // presetFile is a file of presets/.
 type presetFile struct {
-	Topics []presetTopic `yaml:"topics"`
+	Topics     []presetTopic `yaml:"topics"`
+	CommitLogs []CommitLog   `yaml:"commit_logs"`
 }
 
 type presetTopic struct {
@@ -74,12 +76,42 @@ func (p Preset) Read(shadow bool) (replicate.Preset, error) {
 		}
 		out.Rules = append(out.Rules, replicate.PresetRule{Topic: t.Name, Match: t.Match.String(), Class: replicate.Class(class), Why: t.Why})
 	}
+	for _, l := range file.CommitLogs {
+		out.CommitLogs = append(out.CommitLogs, replicate.CommitLog(l))
+	}
+	return out, nil
+}
+
+// CommitLogs are those of the file, and those of the preset on topics that the
+// file does not name.
+func (f *Fleet) CommitLogs() ([]replicate.CommitLog, error) {
+	var out []replicate.CommitLog
+	named := map[string]bool{}
+	for _, l := range f.Mirror.CommitLogs {
+		out = append(out, replicate.CommitLog(l))
+		named[l.Topic] = true
+	}
+	if f.Mirror.Preset == "" {
+		return out, nil
+	}
+	p, err := f.Mirror.Preset.Read(false)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range p.CommitLogs {
+		if !named[l.Topic] {
+			out = append(out, l)
+		}
+	}
 	return out, nil
 }
 
 // Selection is which topics this fleet mirrors.
 func (f *Fleet) Selection() (replicate.Selection, error) {
 	include, exclude := texts(f.Mirror.Topics.Include), texts(f.Mirror.Topics.Exclude)
+	for _, l := range f.Mirror.CommitLogs { // each region's own
+		exclude = append(exclude, regexp.QuoteMeta(l.Topic))
+	}
 	if f.Mirror.Preset == "" {
 		return replicate.NewSelection(include, exclude)
 	}

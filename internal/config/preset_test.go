@@ -72,3 +72,33 @@ func TestPreset_SentryMirrorsDataAndNoCommitLog(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestCommitLogs_AreThoseOfTheFileThenOfThePresetAndNeverMirrored(t *testing.T) {
+	f := &Fleet{Mirror: Mirror{Preset: "sentry-26.8", CommitLogs: []CommitLog{{Topic: "a.commits", Of: "events", Group: "g"}, {Topic: "snuba-commit-log", Of: "events", Group: "my-consumers"}}}}
+	logs, err := f.CommitLogs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(logs) != 7 || logs[0].Topic != "a.commits" || logs[1].Group != "my-consumers" {
+		t.Errorf("%+v", logs)
+	}
+	for _, preset := range []Preset{"", "sentry-26.8"} {
+		f.Mirror.Preset = preset
+		if logs, err = f.CommitLogs(); err != nil {
+			t.Fatal(err)
+		}
+		f.Mirror.Topics.Include = []Pattern{everything}
+		topics, err := f.Selection()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range logs {
+			if topics.Selects(l.Topic) || !topics.Selects(l.Of) {
+				t.Errorf("preset %q: %+v", preset, l)
+			}
+		}
+		if !topics.Selects("axcommits") {
+			t.Errorf("preset %q: the name of a commit log is taken for a pattern", preset)
+		}
+	}
+}

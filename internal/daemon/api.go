@@ -18,7 +18,6 @@ import (
 	"github.com/holdfast-dr/holdfast/internal/guard"
 	"github.com/holdfast-dr/holdfast/internal/httpapi"
 	"github.com/holdfast-dr/holdfast/internal/topology"
-	mirror "github.com/holdfast-dr/holdfast/replicate/kafka"
 )
 
 var _ httpapi.Backend = (*Daemon)(nil)
@@ -727,57 +726,6 @@ func (d *Daemon) MirrorPause(ctx context.Context, h httpapi.MirrorHold, by strin
 // MirrorResume implements httpapi.Backend.
 func (d *Daemon) MirrorResume(ctx context.Context, h httpapi.MirrorHold, by string) error {
 	return d.order(ctx, mirrorOrder{Resume: true, Hold: h, By: by})
-}
-
-// GroupsCheck implements httpapi.Backend.
-func (d *Daemon) GroupsCheck(ctx context.Context, region topology.Region) (httpapi.GroupsReport, error) {
-	s := d.raft.State()
-	topics, groups, err := selections(d.fleet)
-	if err != nil {
-		return httpapi.GroupsReport{}, err
-	}
-	out := httpapi.GroupsReport{At: d.clock.Wall().UTC(), Groups: []httpapi.GroupRow{}}
-	for _, id := range slices.Sorted(maps.Keys(s.Links)) {
-		l := s.Links[id]
-		if l.Phase == consensus.LinkEnded || region != "" && l.To != region {
-			continue
-		}
-		if from, to := d.regions[l.From], d.regions[l.To]; from == nil || to == nil || from.kafka == nil || to.kafka == nil {
-			continue // nothing is mirrored between them
-		}
-		report, err := mirror.CheckGroups(ctx, d.regions[l.From].kafka, d.regions[l.To].kafka, mirror.SyncOptions{Groups: groups, Topics: topics})
-		if err != nil {
-			return out, err
-		}
-		out.Groups = append(out.Groups, groupRows(l.To, report)...)
-	}
-	return out, nil
-}
-
-func groupRows(to topology.Region, report mirror.GroupReport) []httpapi.GroupRow {
-	rows := map[string]*httpapi.GroupRow{}
-	for _, o := range report.Rows {
-		g := rows[o.Group]
-		if g == nil {
-			g = &httpapi.GroupRow{Region: to, Group: o.Group, OK: true}
-			rows[o.Group] = g
-		}
-		g.Partitions++
-		if o.Good() {
-			g.Covered++
-			continue
-		}
-		g.OK = false
-		if len(g.Why) < missingShown {
-			g.Why = append(g.Why, fmt.Sprintf("%s: %s", o.Partition, o.Note))
-		}
-		g.Next = "wait for the next copy of offsets (mirror.group_interval), or stop the group's consumers in " + string(to)
-	}
-	var out []httpapi.GroupRow
-	for _, name := range slices.Sorted(maps.Keys(rows)) {
-		out = append(out, *rows[name])
-	}
-	return out
 }
 
 // ConfigDrift implements httpapi.Backend.

@@ -15,7 +15,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/holdfast-dr/holdfast/consensus"
-	"github.com/holdfast-dr/holdfast/failover"
 	steps "github.com/holdfast-dr/holdfast/failover/kafka"
 	"github.com/holdfast-dr/holdfast/internal/clock"
 	"github.com/holdfast-dr/holdfast/internal/config"
@@ -42,6 +41,7 @@ type mirrors struct {
 	regions map[topology.Region]*region
 	topics  replicate.Selection
 	groups  *replicate.GroupSelector
+	logs    []replicate.CommitLog
 	rate    float64
 	every   time.Duration // of group offsets
 	compare time.Duration // of topics and their settings
@@ -84,18 +84,6 @@ type link struct {
 	rate     rateOf
 	trouble  string
 	inspects bool
-}
-
-func selections(f *config.Fleet) (replicate.Selection, *replicate.GroupSelector, error) {
-	topics, err := f.Selection()
-	if err != nil {
-		return replicate.Selection{}, nil, fmt.Errorf("mirror.topics: %w", err)
-	}
-	groups, err := replicate.NewGroupSelector(patterns(f.Mirror.Groups.Include), patterns(f.Mirror.Groups.Exclude), patterns(f.Mirror.Groups.Local), nil)
-	if err != nil {
-		return replicate.Selection{}, nil, fmt.Errorf("mirror.groups: %w", err)
-	}
-	return topics, groups, nil
 }
 
 func patterns(list []config.Pattern) []string {
@@ -243,7 +231,7 @@ func (m *mirrors) start(ctx context.Context, id consensus.LinkID, l consensus.Li
 			Link:   replicate.Link{Source: l.From, Target: l.To, Epoch: l.Epoch},
 			Source: m.regions[l.From].kafka, Target: m.regions[l.To].kafka,
 			Topics: m.topics, Groups: m.groups, GroupsEvery: m.every,
-			Starts: flat(l.Starts), Rate: m.rate, RequestTimeout: m.appends, TopicsEvery: m.compare, ConfigsEvery: m.compare,
+			Starts: flat(l.Starts), Skips: skips(l), Rate: m.rate, RequestTimeout: m.appends, TopicsEvery: m.compare, ConfigsEvery: m.compare,
 			Logger: m.log, Registerer: m.metrics,
 		})
 		if err != nil {
@@ -462,23 +450,6 @@ func (m *mirrors) reports() map[consensus.LinkID]linkReport {
 	return out
 }
 
-func coverage(r mirror.GroupReport) failover.Coverage {
-	bad := map[string]bool{}
-	all := map[string]bool{}
-	var c failover.Coverage
-	for _, row := range r.Rows {
-		all[row.Group] = true
-	}
-	for _, row := range r.Findings() {
-		bad[row.Group] = true
-		if len(c.Missing) < missingShown {
-			c.Missing = append(c.Missing, fmt.Sprintf("group %s has no right offset for %s: %s", row.Group, row.Partition, row.Note))
-		}
-	}
-	c.Groups, c.Covered = len(all), len(all)-len(bad)
-	return c
-}
-
 // pause stops mirroring to this region until a time.
 func (m *mirrors) pause(until time.Time) []consensus.LinkID {
 	m.mu.Lock()
@@ -605,42 +576,6 @@ func (h here) StopMirror(ctx context.Context, id consensus.LinkID) (steps.Stoppe
 	}
 	st.SourceEnds = nested(p.seen)
 	return st, nil
-}
-
-func (h here) WriteGroups(ctx context.Context, id consensus.LinkID, ends consensus.Offsets, fromSource bool) (steps.Groups, error) {
-	l := h.state().Links[id]
-	if !h.served(l) {
-		return steps.Groups{}, fmt.Errorf("link %s: one of its regions has no kafka in this node's fleet file", id)
-	}
-	source, target := h.regions[l.From].kafka, h.regions[l.To].kafka
-	earlier := h.pastOf(id, l.Epoch).groups
-	var report mirror.GroupReport
-	var err error
-	if fromSource {
-		report, err = mirror.SyncGroups(ctx, source, target, mirror.SyncOptions{Groups: h.groups, Topics: h.topics, Cap: flat(ends)})
-	} else {
-		report, err = mirror.CheckGroupsAlone(ctx, target, h.topics, earlier)
-	}
-	if err != nil {
-		return steps.Groups{}, err
-	}
-	out := steps.Groups{Written: report.Count(replicate.GroupWrite)}
-	if !fromSource && len(earlier.Rows) == 0 {
-		out.Notes = []string{"this life of the daemon copied no group offsets before: there was nothing to prove"}
-	}
-	all := map[string]bool{}
-	for _, r := range report.Rows {
-		all[r.Group] = true
-	}
-	out.Groups = len(all)
-	if bad := report.Findings(); len(bad) > 0 {
-		var text []string
-		for _, b := range bad[:min(len(bad), missingShown)] {
-			text = append(text, fmt.Sprintf("group %s, %s: %s", b.Group, b.Partition, b.Note))
-		}
-		return out, fmt.Errorf("%d group offsets are not right: %s", len(bad), strings.Join(text, "; "))
-	}
-	return out, nil
 }
 
 func (h here) Reseed(ctx context.Context, id consensus.LinkID, topics []string) error {

@@ -273,12 +273,39 @@ type GroupRow struct {
 	Group  string          `json:"group"`
 	// Local groups have offsets of their own in each region and are not copied.
 	Local      bool `json:"local,omitempty"`
-	Partitions int  `json:"partitions"` // with an offset at the source
-	Covered    int  `json:"covered"`    // with one in range at the target
+	Partitions int  `json:"partitions"` // of the topics that it reads
+	Covered    int  `json:"covered"`    // with the right offset at the target
 	OK         bool `json:"ok"`
-	// Why names the first partitions that are not covered, one sentence each.
-	Why  []string `json:"why,omitempty"`
-	Next string   `json:"next,omitempty"`
+	// NeverRead are the partitions without an offset at the source. They are
+	// given the one where its consumer would start, by the Rule of the group:
+	// earliest or latest.
+	NeverRead int    `json:"never_read,omitempty"`
+	Rule      string `json:"rule,omitempty"`
+	// Wrong names where the group would start at the wrong place; Unnamed more
+	// are left out of a list that is too long.
+	Wrong   []WrongOffset `json:"wrong,omitempty"`
+	Unnamed int           `json:"unnamed,omitempty"`
+	// Skipped and Repeated are the sums over all of them, Unnamed included.
+	Skipped  int64 `json:"skipped,omitempty"`
+	Repeated int64 `json:"repeated,omitempty"`
+	// Only, when set, says that the group has this many offsets at the target
+	// and is unknown to the source: deleted or expired there, or never there.
+	Only int    `json:"only,omitempty"`
+	Next string `json:"next,omitempty"`
+}
+
+// WrongOffset is a partition on which a group would start at the wrong place.
+type WrongOffset struct {
+	Topic     string `json:"topic"`
+	Partition int32  `json:"partition"`
+	Want      int64  `json:"want"` // -1: not known
+	Have      int64  `json:"have"` // -1: none
+	// Skipped and Repeated are the records that a consumer would miss or read
+	// again, at most: offsets that hold no record count too. Both are set when
+	// its own setting would decide where it starts.
+	Skipped  int64  `json:"skipped,omitempty"`
+	Repeated int64  `json:"repeated,omitempty"`
+	Why      string `json:"why"`
 }
 
 // ConfigDrift compares the file of this node with what is agreed on.

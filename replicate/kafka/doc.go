@@ -30,7 +30,8 @@
 //	throttle.go  bytes per second
 //	metrics.go   what Prometheus sees
 //	ends.go      Ends, WaitReached
-//	groups.go    SyncGroups, CheckGroups, Drained
+//	groups.go    SyncGroups, CheckGroups, Drained; groups_follow.go goes on
+//	commitlog.go SeedCommitLogs
 //	inspect.go   Inspect: the prefix compared, the orphans named
 //	records.go   batches decoded, where bytes cannot be compared
 //	shape.go     what the source answers, cut to what the target may hold

@@ -39,22 +39,6 @@ func Ends(ctx context.Context, cl *kafka.Client, sel replicate.Selection) (map[t
 	return out, err
 }
 
-// endsSoon reads ends once, again after an error that may pass by itself, such
-// as a leader that just moved.
-func endsSoon(ctx context.Context, cl *kafka.Client, sel replicate.Selection) (out map[topology.Partition]replicate.Range, err error) {
-	for range endsTries {
-		if out, err = readEnds(ctx, cl, sel.Selects); err == nil {
-			return out, nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil, err
-		case <-time.After(endsWait):
-		}
-	}
-	return nil, err
-}
-
 func allSettled(ranges map[topology.Partition]replicate.Range) bool {
 	for _, r := range ranges {
 		if !r.Settled {

@@ -131,6 +131,11 @@ func CheckGroupsAlone(ctx context.Context, target *kafka.Client, topics replicat
 	return GroupReport{At: time.Now(), Rows: replicate.Coverage(want, have, ranges)}, nil
 }
 
+// Commits reads the committed offsets of groups, whole or not at all.
+func Commits(ctx context.Context, cl *kafka.Client, groups []string) (map[string]replicate.Commits, error) {
+	return readCommits(ctx, cl, groups)
+}
+
 // readCommits reads the committed offsets of all these groups, whole or not at
 // all; a group without any has an empty entry.
 func readCommits(ctx context.Context, cl *kafka.Client, groups []string) (map[string]replicate.Commits, error) {

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -13,6 +14,7 @@ type metrics struct {
 	records, bytes, seconds, frozen, end *prometheus.Desc
 	mirroredRecords, mirroredBytes, up   *prometheus.Desc
 	findings, seenAge                    *prometheus.Desc
+	groupAge, groupFindings              *prometheus.Desc
 }
 
 func newMetrics(m *Mirror) *metrics {
@@ -33,12 +35,14 @@ func newMetrics(m *Mirror) *metrics {
 		mirroredBytes:   desc("bytes_total", "Stored bytes mirrored by this process.", nil),
 		up:              desc("running", "1 while the mirror runs.", nil),
 		findings:        desc("findings", "Findings about topics and clusters.", nil),
+		groupAge:        prometheus.NewDesc("holdfast_group_sync_age_seconds", "Time since the group offsets were read that the target has.", nil, link),
+		groupFindings:   prometheus.NewDesc("holdfast_group_findings", "Partitions on which the group should not start in the target; absent: none.", []string{"group"}, link),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (x *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{x.records, x.bytes, x.seconds, x.frozen, x.end, x.seenAge, x.mirroredRecords, x.mirroredBytes, x.up, x.findings} {
+	for _, d := range []*prometheus.Desc{x.records, x.bytes, x.seconds, x.frozen, x.end, x.seenAge, x.mirroredRecords, x.mirroredBytes, x.up, x.findings, x.groupAge, x.groupFindings} {
 		ch <- d
 	}
 }
@@ -72,4 +76,16 @@ func (x *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(x.up, running)
 	gauge(x.findings, float64(len(s.Findings)))
+	g := x.m.Groups()
+	if g.At.IsZero() {
+		return
+	}
+	gauge(x.groupAge, max(0, time.Since(g.At).Seconds()))
+	bad := map[string]int{}
+	for _, row := range g.Findings() {
+		bad[row.Group]++
+	}
+	for group, n := range bad {
+		gauge(x.groupFindings, float64(n), group)
+	}
 }
