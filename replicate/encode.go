@@ -50,7 +50,7 @@ type Encoder struct {
 // epoch of h. Offsets, times and count come from the records; a log append time
 // is h's MaxTimestamp, for all of them. Who wrote h is not kept.
 func NewEncoder(h Header) *Encoder {
-	return &Encoder{raw: make([]byte, HeaderSize, 4<<10), h: Header{
+	return &Encoder{raw: make([]byte, HeaderSize, 2*HeaderSize), h: Header{
 		LeaderEpoch: h.LeaderEpoch, Attributes: h.Attributes & (attrCodec | attrLogAppendTime), MaxTimestamp: h.MaxTimestamp,
 		LastDelta: -1, ProducerID: -1, ProducerEpoch: -1, BaseSequence: -1,
 	}}

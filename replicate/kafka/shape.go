@@ -15,6 +15,13 @@ import (
 // abortedTx is a transaction of which a broker says that it was aborted.
 type abortedTx = kmsg.FetchResponseTopicPartitionAbortedTransaction
 
+// shapedMost is how many batches one answer is cut into at most. A batch may
+// unpack to millions of records with a gap behind each.
+const shapedMost = 1 << 16
+
+// errShaped ends the reading of a batch that gave as many.
+var errShaped = errors.New("cut into as many batches as one answer may give")
+
 // shape turns what a read_committed fetch at offset from answered for one
 // partition into batches that the target can hold at the same offsets. It is a
 // function of its arguments alone, so that mirrors that race each other cut
@@ -27,7 +34,9 @@ type abortedTx = kmsg.FetchResponseTopicPartitionAbortedTransaction
 // its last record. Within a batch and between batches a gap is left as it is:
 // who reads on sees the next offset. Offsets below from are cut off.
 //
-// With an error it returns what the batches before the broken one gave.
+// With an error it returns what the batches before the broken one gave. What
+// would be more than shapedMost batches ends there, between two of them: the
+// caller goes on from the End of the last, as with a short answer.
 func shape(batches []replicate.Batch, from int64, aborted []abortedTx) ([]replicate.Batch, error) {
 	var out []replicate.Batch
 	tx := newAborts(aborted)
@@ -49,13 +58,19 @@ func shape(batches []replicate.Batch, from int64, aborted []abortedTx) ([]replic
 		case b.Contiguous() && base == b.Base:
 			out = append(out, b)
 		default:
-			parts, err := cut(b, base)
-			if err != nil {
+			parts, err := cut(b, base, shapedMost-len(out))
+			if err != nil && !errors.Is(err, errShaped) {
 				return out, err
 			}
 			for _, p := range parts {
 				out = appendShaped(out, p)
 			}
+			if err != nil {
+				return out, nil //nolint:nilerr // the rest is read from the next answer
+			}
+		}
+		if len(out) >= shapedMost {
+			break
 		}
 	}
 	return out, nil
@@ -79,8 +94,9 @@ func appendShaped(out []replicate.Batch, b replicate.Batch) []replicate.Batch {
 }
 
 // cut returns the records of b from offset from on, one batch for each run of
-// them without a gap, between void batches where b reaches further.
-func cut(b replicate.Batch, from int64) ([]replicate.Batch, error) {
+// them without a gap, between void batches where b reaches further. From most
+// batches on it leaves the rest and says errShaped.
+func cut(b replicate.Batch, from int64, most int) ([]replicate.Batch, error) {
 	pack := packer(b.Codec())
 	var out []replicate.Batch
 	var run *replicate.Encoder
@@ -108,11 +124,17 @@ func cut(b replicate.Batch, from int64) ([]replicate.Batch, error) {
 			if len(out) == 0 && r.Offset > from {
 				out = append(out, replicate.VoidBatch(from, r.Offset, b.LeaderEpoch))
 			}
+			if len(out) >= most {
+				return errShaped
+			}
 			run = replicate.NewEncoder(b.Header)
 		}
 		end = r.Offset + 1
 		return run.Add(r)
 	})
+	if errors.Is(err, errShaped) {
+		return out, err
+	}
 	if err == nil {
 		err = flush()
 	}

@@ -423,6 +423,29 @@ func TestShape_VoidsOfTwoLeaderEpochsStayApart(t *testing.T) {
 	}
 }
 
+func TestShape_MoreBatchesThanOneAnswerMayGiveComeWithTheNext(t *testing.T) {
+	const n = shapedMost + shapedMost/2
+	h := replicate.Header{Base: 7, LastDelta: 2 * n, LeaderEpoch: 1, Attributes: 4}
+	var want []replicate.Record
+	for i := range int64(n) {
+		want = append(want, replicate.Record{Offset: 8 + 2*i, Value: []byte("v")})
+	}
+	all := []replicate.Batch{stored(h, want...), stored(replicate.Header{Base: 2*n + 8}, replicate.Record{Offset: 2*n + 8})}
+	var got []replicate.Record
+	next, answers := int64(7), 0
+	for end := all[1].End(); next < end; answers++ {
+		out, err := shape(all, next, nil)
+		if err != nil || len(out) == 0 || len(out) > shapedMost+1 || out[0].Base != next {
+			t.Fatalf("from %d: %d batches, %v", next, len(out), err)
+		}
+		got, next = append(got, decoded(t, out)...), out[len(out)-1].End()
+	}
+	want = append(want, replicate.Record{Offset: 2*n + 8})
+	if diff := cmp.Diff(want, got); diff != "" || answers != 2 {
+		t.Errorf("%d answers, %d records, want %d", answers, len(got), len(want))
+	}
+}
+
 func TestUnpack_ABombIsAnError(t *testing.T) {
 	const most = 1 << 20
 	zeros := make([]byte, most+1)
@@ -511,7 +534,7 @@ func FuzzShape(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		if err == nil && len(batches) > 0 {
+		if err == nil && len(batches) > 0 && len(got) < shapedMost {
 			if end := batches[len(batches)-1].End(); end > next {
 				t.Fatalf("the source ends at %d, shaped at %d", end, next)
 			}
