@@ -21,6 +21,23 @@
 //     twice does its effect once.
 //   - An unplanned move states its loss as a bound, min ≤ lost ≤ max.
 //
+// # Where the mirror is fenced
+//
+// The mirror is stopped before the grant, and fenced right after it, before
+// anything writes in the new region. Stopping is enough to turn back: the
+// target is an exact prefix of the source, and the mirror goes on from its end
+// under a new link epoch. A fence is not: its markers take offsets in the
+// target that the source will use for records, and nothing takes them back.
+// So a fence before the grant would make each aborted plan a divergence. After
+// the grant there is only forward, the old region lets nothing in, and those
+// offsets are never used there. What a mirror that nobody knows of still
+// writes between the stop and the fence are the source's own records at their
+// own offsets: the end that counts is the one found behind the fence.
+//
+// Only a role that goes back by a second plan, before the first one opened it,
+// finds such markers in its standby: its region skips as many offsets before
+// it opens.
+//
 // # Files
 //
 //	health.go     what is known about regions and links, and how old it is

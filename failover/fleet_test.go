@@ -359,6 +359,24 @@ func (f *fleet) do(id consensus.TaskID) (json.RawMessage, error) {
 			ends := consensus.Offsets{"events": {0: 1000, 1: 1000}}
 			_ = f.propose(string(r.name), &consensus.EndLink{Link: spec.Link, Epoch: l.Epoch, Ends: ends, SourceEnds: ends})
 		}
+	case KindMirrorFence:
+		var spec LinkSpec
+		_ = json.Unmarshal(t.Spec, &spec)
+		l := f.state.Links[spec.Link]
+		if l.Phase != consensus.LinkEnded || p.Phase != consensus.PlanGranted {
+			f.broken = cmp.Or(f.broken, fmt.Errorf("link %s was fenced while it is %s and the plan %s: no way back for a plan that may turn back", spec.Link, l.Phase, p.Phase))
+		}
+		ends := consensus.Offsets{"events": {0: 1000, 1: 1000}}
+		if err := f.propose(string(r.name), &consensus.FenceLink{Link: spec.Link, Epoch: l.Epoch, Ends: ends, Leaps: consensus.Offsets{"events": {0: 1003, 1: 1003}}}); err != nil {
+			return nil, err
+		}
+	case KindMirrorLeap:
+		var spec LinkSpec
+		_ = json.Unmarshal(t.Spec, &spec)
+		l := f.state.Links[spec.Link]
+		if err := f.propose(string(r.name), &consensus.FenceLink{Link: spec.Link, Epoch: l.Epoch, Began: consensus.Offsets{"events": {0: 1300, 1: 1300}}}); err != nil {
+			return nil, err
+		}
 	case KindGroupsWrite:
 		var spec LinkSpec
 		_ = json.Unmarshal(t.Spec, &spec)

@@ -19,10 +19,13 @@ const (
 	KindExecCanary  = "exec.canary"   // the operator's hook
 	KindCanary      = "canary"        // the stores take and give data
 	KindKafkaDrain  = "kafka.drain"   // consumer groups reach the end
+	KindKafkaClose  = "kafka.close"   // end the transactions that nobody ended
 	KindKafkaEnds   = "kafka.ends"    // record the end offsets
 	KindMirrorReach = "mirror.reach"  // the target has them
 	KindKafkaSame   = "kafka.confirm" // and they did not move
 	KindMirrorStop  = "mirror.stop"   // stop the mirror, confirm, record
+	KindMirrorFence = "mirror.fence"  // shut out every mirror, record where
+	KindMirrorLeap  = "mirror.leap"   // skip what the other region may have used
 	KindGroupsWrite = "groups.write"  // offsets written and read back
 	KindReseed      = "mirror.reseed" // recreate topics
 )
@@ -61,6 +64,10 @@ type ReseedSpec struct {
 
 // taskGrace is added to a step's own waiting for the work around it.
 const taskGrace = 30 * time.Second
+
+// fenceTimeout bounds one try at a fence: a follower that just died holds it up
+// until its broker's session ends.
+const fenceTimeout = 3 * time.Minute
 
 func spec(v any) json.RawMessage {
 	b, err := json.Marshal(v)
@@ -107,6 +114,7 @@ func plannedSteps(s consensus.State, rules Rules, p consensus.Plan) []consensus.
 			})
 		}
 		steps = append(steps,
+			consensus.Step{Kind: KindKafkaClose, Region: p.From, Title: "end the transactions that were left open", Spec: spec(LinkSpec{link}), Timeout: taskGrace},
 			consensus.Step{Kind: KindKafkaEnds, Region: p.From, Title: "record the end offsets", Spec: spec(LinkSpec{link}), Timeout: taskGrace},
 			consensus.Step{Kind: KindMirrorReach, Region: p.To, Title: "let the mirror reach them", Spec: spec(LinkSpec{link}), Timeout: rules.ReachTimeout + taskGrace},
 			consensus.Step{Kind: KindKafkaSame, Region: p.From, Title: "read the ends again: unchanged", Spec: spec(LinkSpec{link}), Timeout: taskGrace},
@@ -158,7 +166,17 @@ func grantStep(p consensus.Plan) consensus.Step {
 func arrivalSteps(s consensus.State, rules Rules, p consensus.Plan) []consensus.Step {
 	var steps []consensus.Step
 	if carriesKafka(s, p) {
-		steps = append(steps, consensus.Step{Kind: KindGroupsWrite, Region: p.To, Title: "write the group offsets and read them back", Spec: spec(LinkSpec{consensus.LinkOf(p.From, p.To)}), Timeout: 2 * taskGrace})
+		link := spec(LinkSpec{consensus.LinkOf(p.From, p.To)})
+		title := "shut every mirror out, record where"
+		if p.Kind == consensus.Unplanned {
+			title = fmt.Sprintf("shut every mirror out, skip the offsets that %s may have used", p.From)
+		}
+		steps = append(steps,
+			consensus.Step{Kind: KindMirrorFence, Region: p.To, Title: title, Spec: link, Timeout: fenceTimeout},
+			consensus.Step{Kind: KindGroupsWrite, Region: p.To, Title: "write the group offsets and read them back", Spec: link, Timeout: 2 * taskGrace})
+	}
+	if turnsBack(s, p) {
+		steps = append(steps, consensus.Step{Kind: KindMirrorLeap, Region: p.To, Title: fmt.Sprintf("skip the offsets that %s may have used", p.From), Spec: spec(LinkSpec{consensus.LinkOf(p.To, p.From)}), Timeout: fenceTimeout})
 	}
 	if start, ok := execStep(rules, p.Roles, KindExecStart, p.To, "start", func(r RoleRules) Command { return r.Start }); ok {
 		steps = append(steps, start)

@@ -545,15 +545,19 @@ func mirrorReturned(t *testing.T, p *mirrorPair) {
 	p.produce(p.ca, topic, 2, 400, 30, kgo.GzipCompression())
 	p.produce(p.cb, topic, 2, 900, 60, kgo.NoCompression())
 	orphans := int64(0)
-	found, err := mirror.Inspect(t.Context(), p.cb, p.ca, x, 0)
+	before := map[topology.Partition]mirror.Before{}
+	for tp, at := range x {
+		before[tp] = mirror.Before{X: at, Epoch: -1}
+	}
+	found, err := mirror.Inspect(t.Context(), p.cb, p.ca, before, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, i := range found {
-		if !i.Proven() || i.Compared.Start != 0 || i.Compared.End != x[i.Partition] {
+		if i.Freeze != "" || i.Proven != x[i.Partition] || !i.Whole || i.Records != x[i.Partition] {
 			t.Errorf("not proven: %+v", i)
 		}
-		orphans += i.Orphaned()
+		orphans += i.Orphans.End - i.Orphans.Start
 	}
 	if orphans != 30 {
 		t.Errorf("%d orphans, want 30: %+v", orphans, found)

@@ -28,6 +28,17 @@ type Region interface {
 	// StopMirror stops the mirror of a link, waits until none of its requests
 	// can still be under way, and returns what it reached and last saw.
 	StopMirror(ctx context.Context, link consensus.LinkID) (Stopped, error)
+	// CloseTransactions ends every transaction on the mirrored topics here that
+	// its producer left open, and says which. The error names those that it
+	// may not or cannot end.
+	CloseTransactions(ctx context.Context) ([]string, error)
+	// Fence shuts every mirror of an ended link out of this region for good,
+	// and then skips the offsets up to the ends given (none: no further than
+	// the fence itself).
+	Fence(ctx context.Context, link consensus.LinkID, to consensus.Offsets) (Fenced, error)
+	// Leap skips offsets here up to the ends given, without a fence. It returns
+	// where each partition ends then.
+	Leap(ctx context.Context, link consensus.LinkID, to consensus.Offsets) (consensus.Offsets, error)
 	// WriteGroups copies the groups' offsets into this region, none beyond
 	// the ends given, and reads them back. Without fromSource it copies
 	// nothing and proves what was copied before.
@@ -52,6 +63,28 @@ type Stopped struct {
 	// Clean says that the mirror's own process confirmed the stop. Otherwise
 	// one request timeout was waited for.
 	Clean bool `json:"clean"`
+	// Seen is when SourceEnds were read, and Rates how many records per second
+	// each partition of the source took in until then.
+	Seen  time.Time                    `json:"seen,omitzero"`
+	Rates map[string]map[int32]float64 `json:"rates,omitempty"`
+	// Epochs are the last leader epochs of the source.
+	Epochs consensus.LeaderEpochs `json:"epochs,omitempty"`
+}
+
+// Fenced is a target that no mirror can write to any more.
+type Fenced struct {
+	// Ends is one past the last mirrored record, Leaps where the region's own
+	// records begin.
+	Ends  consensus.Offsets `json:"ends"`
+	Leaps consensus.Offsets `json:"leaps"`
+	// Short lists where the leap ended before it was through, for its budget.
+	Short []string `json:"short,omitempty"`
+	// Late lists records that a mirror wrote after it was thought to be still.
+	// They are the source's, where they belong.
+	Late []string `json:"late,omitempty"`
+	// Stray says which records of a mirror stand behind the fence, at offsets
+	// that are not theirs: none, unless a broker forgot something.
+	Stray string `json:"stray,omitempty"`
 }
 
 // Groups is what a group write did.
@@ -74,10 +107,13 @@ func Runners(r Region, p consensus.Proposer, by string) []agent.Runner {
 	s := &steps{r, p, by}
 	return []agent.Runner{
 		agent.Repeat(failover.KindKafkaDrain, s.drain),
+		agent.Repeat(failover.KindKafkaClose, s.closeTransactions),
 		agent.Repeat(failover.KindKafkaEnds, s.ends),
 		agent.Repeat(failover.KindMirrorReach, s.reach),
 		agent.Repeat(failover.KindKafkaSame, s.confirm),
 		agent.Repeat(failover.KindMirrorStop, s.stop),
+		agent.Repeat(failover.KindMirrorFence, s.fence),
+		agent.Repeat(failover.KindMirrorLeap, s.leap),
 		agent.Repeat(failover.KindGroupsWrite, s.writeGroups),
 		agent.Repeat(failover.KindReseed, s.reseed),
 		agent.Repeat(failover.KindCanary, s.canary),
@@ -246,7 +282,7 @@ func (s *steps) stop(ctx context.Context, t agent.Task, f agent.Fence) (any, err
 			return nil, fmt.Errorf("the stopped mirror does not stand at the recorded ends: %s", head(append(missing, beyond...)))
 		}
 	}
-	if err := s.record(ctx, f, &consensus.EndLink{Link: spec.Link, Epoch: link.Epoch, Ends: st.Ends, SourceEnds: st.SourceEnds}); err != nil {
+	if err := s.record(ctx, f, &consensus.EndLink{Link: spec.Link, Epoch: link.Epoch, Ends: st.Ends, SourceEnds: st.SourceEnds, Epochs: st.Epochs}); err != nil {
 		return nil, fmt.Errorf("record the end of %s: %w", spec.Link, err)
 	}
 	return st, nil

@@ -23,7 +23,18 @@ type fake struct {
 	stop   func() (Stopped, error)
 	groups func(fromSource bool) (Groups, error)
 	reseed []string
+	closed func() ([]string, error)
+	fenced func(to consensus.Offsets) (Fenced, error)
+	leapt  func(to consensus.Offsets) (consensus.Offsets, error)
 	state  consensus.State
+}
+
+func (f *fake) CloseTransactions(context.Context) ([]string, error) { return f.closed() }
+func (f *fake) Fence(_ context.Context, _ consensus.LinkID, to consensus.Offsets) (Fenced, error) {
+	return f.fenced(to)
+}
+func (f *fake) Leap(_ context.Context, _ consensus.LinkID, to consensus.Offsets) (consensus.Offsets, error) {
+	return f.leapt(to)
 }
 
 func (f *fake) Ends(context.Context) (consensus.Offsets, error) { return f.ends() }

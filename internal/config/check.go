@@ -154,6 +154,7 @@ func (c *checker) regions() {
 func (c *checker) mirror() {
 	m := c.fleet.Mirror
 	c.positive("mirror.append_timeout", m.AppendTimeout)
+	c.positive("mirror.leap_budget", m.LeapBudget)
 	c.positive("mirror.group_interval", m.GroupInterval)
 	c.positive("mirror.topics.interval", m.Topics.Interval)
 	c.positive("mirror.verify.timeout", m.Verify.Timeout)

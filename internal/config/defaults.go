@@ -50,6 +50,7 @@ func (m *Mirror) setDefaults() {
 	m.Topics.Interval = 3 * time.Second
 	m.Groups.Include = []Pattern{everything}
 	m.AppendTimeout = 15 * time.Second
+	m.LeapBudget = 5 * time.Second
 	m.Verify = Verify{Sample: 0.05, RateLimit: 20_000_000, Timeout: 4 * time.Hour}
 	m.GroupInterval = 500 * time.Millisecond
 }

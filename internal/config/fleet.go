@@ -93,6 +93,7 @@ type Mirror struct {
 	Topics        Topics        `yaml:"topics" jsonschema_description:"Which topics are mirrored."`
 	Groups        Groups        `yaml:"groups" jsonschema_description:"Whose offsets are copied."`
 	RateLimit     Rate          `yaml:"rate_limit" jsonschema_description:"Bytes per second that one mirror may read over the WAN, such as 50MB/s. Absent: no limit."`
+	LeapBudget    time.Duration `yaml:"leap_budget" jsonschema_description:"How long a move without the old region may take to skip the offsets that it may have used. More is safer and makes that move longer."`
 	AppendTimeout time.Duration `yaml:"append_timeout" jsonschema_description:"Bound of one write to the target's Kafka. After a mirror that ended without a word it is waited for this long, so not less than the target brokers' session timeout (9 s by default)."`
 	GroupInterval time.Duration `yaml:"group_interval" jsonschema_description:"How often group offsets are copied."`
 	CommitLogs    []CommitLog   `yaml:"commit_logs" jsonschema_description:"Topics by which consumers tell others how far they have come, each region its own: never mirrored, and seeded when a role moves."`

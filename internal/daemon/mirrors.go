@@ -27,8 +27,6 @@ import (
 const (
 	reconcileEvery  = 500 * time.Millisecond
 	mirrorRestart   = 2 * time.Second
-	inspectTimeout  = 10 * time.Minute
-	inspectAgain    = 5 * time.Second
 	coverageTimeout = 10 * time.Second
 	missingShown    = 8
 )
@@ -46,6 +44,7 @@ type mirrors struct {
 	every   time.Duration // of group offsets
 	compare time.Duration // of topics and their settings
 	appends time.Duration // of one append: how long an unclean end may still be under way
+	leap    time.Duration // most time to skip offsets
 	clock   clock.Clock
 	former  time.Time // a former life of this daemon had ended by then; zero: there was none
 	state   func() consensus.State
@@ -68,7 +67,9 @@ type past struct {
 	epoch  uint64
 	clean  bool                         // the last run confirmed its stop
 	seen   map[topology.Partition]int64 // ends of the source, where it was seen
-	groups mirror.GroupReport           // the last one that was not empty
+	at     time.Time                    // no end was seen earlier than this
+	rates  map[topology.Partition]*rateOf
+	groups mirror.GroupReport // the last one that was not empty
 }
 
 // link is one run of one link here.
@@ -198,12 +199,24 @@ func (m *mirrors) sample(run *link) {
 func (m *mirrors) remember(run *link) {
 	p := m.past[run.id]
 	if p.epoch != run.epoch || p.seen == nil {
-		p = past{still: p.still, epoch: run.epoch, seen: map[topology.Partition]int64{}}
+		p = past{still: p.still, epoch: run.epoch, seen: map[topology.Partition]int64{}, rates: map[topology.Partition]*rateOf{}}
 	}
+	oldest := time.Time{}
 	for _, at := range run.mirror.Status().Partitions {
-		if at.SourceSeenAt != nil && at.SourceEnd >= 0 {
-			p.seen[at.Partition] = at.SourceEnd
+		if at.SourceSeenAt == nil || at.SourceEnd < 0 {
+			continue
 		}
+		p.seen[at.Partition] = at.SourceEnd
+		if p.rates[at.Partition] == nil {
+			p.rates[at.Partition] = &rateOf{step: partRateStep}
+		}
+		p.rates[at.Partition].add(*at.SourceSeenAt, 1, at.SourceEnd)
+		if at.State != replicate.Frozen && (oldest.IsZero() || at.SourceSeenAt.Before(oldest)) {
+			oldest = *at.SourceSeenAt
+		}
+	}
+	if !oldest.IsZero() {
+		p.at = oldest
 	}
 	if g := run.mirror.Groups(); len(g.Rows) > 0 {
 		p.groups = g
@@ -303,55 +316,6 @@ func (r *link) finish(err error) {
 	close(r.done)
 }
 
-// inspect compares what this region holds with what the other one does, below
-// where it began, and records the orphans above. It mirrors nothing.
-func (m *mirrors) inspect(ctx context.Context, id consensus.LinkID, l consensus.Link) error {
-	for ctx.Err() == nil {
-		round, cancel := context.WithTimeout(ctx, inspectTimeout)
-		found, err := mirror.Inspect(round, m.regions[l.From].kafka, m.regions[l.To].kafka, flat(l.Starts), 0)
-		cancel()
-		if err == nil {
-			ranges, orphans := judge(found)
-			attempt, cancel := context.WithTimeout(ctx, proposeTimeout)
-			_, err = m.propose.Propose(attempt, m.command(&consensus.JudgeLink{Link: id, Epoch: l.Epoch, Frozen: ranges}))
-			cancel()
-			if err == nil || consensus.Refused(err, consensus.CodeStale) {
-				m.log.Info("compared with "+string(l.From), "link", id, "partitions", len(found), "orphans", orphans)
-				<-ctx.Done() // the next round of reconcile runs what the log says now
-				break
-			}
-		}
-		m.mu.Lock()
-		if run := m.links[id]; run != nil {
-			run.trouble = "compare with " + string(l.From) + ": " + err.Error()
-		}
-		m.mu.Unlock()
-		_ = sleep(ctx, inspectAgain)
-	}
-	return nil
-}
-
-// judge names what the returned region holds and the other does not: orphans,
-// and, should the prefixes differ, all from the first difference on.
-func judge(found []mirror.Inspection) (consensus.Ranges, int64) {
-	ranges, orphans := consensus.Ranges{}, int64(0)
-	for _, i := range found {
-		f := consensus.Frozen{From: i.Orphans.Start, To: i.Orphans.End, Reason: "orphans: accepted here and never mirrored"}
-		if !i.Same {
-			f = consensus.Frozen{From: i.Differs, To: i.Target.End, Reason: fmt.Sprintf("differs from %d on, below where the mirror stood (%d)", i.Differs, i.X)}
-		}
-		orphans += i.Orphaned()
-		if f.To <= f.From {
-			continue
-		}
-		if ranges[i.Topic] == nil {
-			ranges[i.Topic] = map[int32]consensus.Frozen{}
-		}
-		ranges[i.Topic][i.Partition.Partition] = f
-	}
-	return ranges, orphans
-}
-
 func (m *mirrors) command(b consensus.Body) consensus.Command {
 	return consensus.Command{At: m.clock.Wall(), By: "node " + string(m.node), Body: b}
 }
@@ -397,6 +361,12 @@ func (m *mirrors) pastOf(id consensus.LinkID, epoch uint64) past {
 		return past{still: p.still}
 	}
 	p.seen = maps.Clone(p.seen)
+	rates := make(map[topology.Partition]*rateOf, len(p.rates))
+	for id, r := range p.rates {
+		one := *r
+		rates[id] = &one
+	}
+	p.rates = rates
 	return p
 }
 
@@ -570,12 +540,15 @@ func (h here) StopMirror(ctx context.Context, id consensus.LinkID) (steps.Stoppe
 	if err != nil {
 		return steps.Stopped{}, err
 	}
-	st := steps.Stopped{Clean: p.clean}
-	if st.Ends, err = h.Ends(ctx); err != nil {
-		return st, err
+	st := steps.Stopped{Clean: p.clean, Seen: p.at, SourceEnds: nested(p.seen), Rates: map[string]map[int32]float64{}}
+	for id, r := range p.rates {
+		if st.Rates[id.Topic] == nil {
+			st.Rates[id.Topic] = map[int32]float64{}
+		}
+		st.Rates[id.Topic][id.Partition] = r.perSecond()
 	}
-	st.SourceEnds = nested(p.seen)
-	return st, nil
+	st.Ends, err = h.Ends(ctx)
+	return st, err
 }
 
 func (h here) Reseed(ctx context.Context, id consensus.LinkID, topics []string) error {

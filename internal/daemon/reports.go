@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -326,6 +327,7 @@ func linkHealth(l linkReport, age time.Duration) failover.LinkHealth {
 // bound on a loss should not be too low because the last view was a slow one.
 type rateOf struct {
 	samples []rateSample
+	step    time.Duration // between samples; 0: rateStep
 }
 
 type rateSample struct {
@@ -338,11 +340,13 @@ type rateSample struct {
 const (
 	rateStep = 2 * time.Second
 	rateSpan = 10 * time.Minute
+	// partRateStep is coarser: there may be thousands of partitions.
+	partRateStep = 10 * time.Second
 )
 
 func (r *rateOf) add(at time.Time, partitions int, sum int64) {
 	n := len(r.samples)
-	if n > 0 && at.Sub(r.samples[n-1].at) < rateStep {
+	if n > 0 && at.Sub(r.samples[n-1].at) < cmp.Or(r.step, rateStep) {
 		return
 	}
 	s := rateSample{at: at, n: partitions, sum: sum}

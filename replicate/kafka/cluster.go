@@ -93,8 +93,15 @@ var errNoAnswer = errors.New("the broker's answer leaves the partition out")
 // offsetAt asks one broker for log offsets: timestamp -2 is the log start, -1
 // the high watermark. Each partition has an offset or an error.
 func offsetAt(ctx context.Context, cl *kafka.Client, node int32, spots []spot, timestamp int64) map[topology.Partition]answer {
+	return listOffsets(ctx, cl, node, spots, timestamp, 0)
+}
+
+// listOffsets is offsetAt with an isolation level: the latest at level 1 is the
+// last stable offset.
+func listOffsets(ctx context.Context, cl *kafka.Client, node int32, spots []spot, timestamp int64, isolation int8) map[topology.Partition]answer {
 	req := kmsg.NewPtrListOffsetsRequest()
 	req.ReplicaID = -1
+	req.IsolationLevel = isolation
 	eachTopic(spots, func(topic string, of []spot) {
 		rt := kmsg.NewListOffsetsRequestTopic()
 		rt.Topic = topic

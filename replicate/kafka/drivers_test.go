@@ -138,44 +138,6 @@ func TestMirror_CopiesGroupsWhileItRuns(t *testing.T) {
 	eventually(t, "the report says so", func() bool { return len(m.Groups().Rows) == 1 && m.Groups().Rows[0].Have == 12 })
 }
 
-func TestInspect_NamesOrphansAndProvesThePrefix(t *testing.T) {
-	r := newRig(t)
-	r.topic(r.fakeA, "events", 2, nil)
-	r.produce(r.a, "events", 0, 100, 7)
-	r.produce(r.a, "events", 1, 40, 7)
-	m := r.start(r.config())
-	r.caughtUp(m, "events")
-	if err := m.end(t); err != nil {
-		t.Fatal(err)
-	}
-	r.produce(r.a, "events", 0, 11, 7) // accepted, never mirrored
-	r.produce(r.b, "events", 0, 25, 7) // B goes on
-	x := map[topology.Partition]int64{{Topic: "events", Partition: 0}: 100, {Topic: "events", Partition: 1}: 40}
-	got, err := Inspect(t.Context(), r.b, r.a, x, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if i := got[0]; !i.Proven() || i.Orphaned() != 11 || i.Orphans.Start != 100 || i.Compared.Start != 0 || i.Differs != -1 {
-		t.Errorf("partition 0: %+v", i)
-	}
-	if i := got[1]; !i.Proven() || i.Orphaned() != 0 {
-		t.Errorf("partition 1: %+v", i)
-	}
-	// A region that was rolled back and went on holds other records below x.
-	x[topology.Partition{Topic: "events", Partition: 0}] = 105
-	if got, err = Inspect(t.Context(), r.b, r.a, x, 0); err != nil {
-		t.Fatal(err)
-	}
-	if i := got[0]; i.Proven() || i.Same || i.Differs != 100 {
-		t.Errorf("a difference at 100: %+v", i)
-	}
-	// A bound on the bytes says what was compared.
-	x[topology.Partition{Topic: "events", Partition: 0}] = 100
-	if got, err = Inspect(t.Context(), r.b, r.a, x, 1); err != nil || !got[0].Proven() {
-		t.Errorf("%+v %v", got, err)
-	}
-}
-
 func TestReseed_DiscardsOnlyWhatThePlanNames(t *testing.T) {
 	r := newRig(t)
 	r.topic(r.fakeA, "events", 2, map[string]string{"retention.ms": "1234567"})

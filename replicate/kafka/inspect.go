@@ -4,6 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -13,173 +17,237 @@ import (
 	"github.com/holdfast-dr/holdfast/replicate"
 )
 
-// Inspection is what the comparison of one partition found, after a region
-// came back: do both logs hold the same below X, and what does the returned
-// region hold that was never mirrored?
-type Inspection struct {
-	topology.Partition
-	X      int64           `json:"x"`      // end of what was mirrored before the move
-	Source replicate.Range `json:"source"` // the region that goes on
-	Target replicate.Range `json:"target"` // the region that came back
-	// Compared is the range that was compared, at most ending at X. It is
-	// empty when no offset below X is left on both sides.
-	Compared replicate.Range `json:"compared"`
-	Same     bool            `json:"same"`    // no difference in Compared
-	Differs  int64           `json:"differs"` // first offset in Compared that differs, -1 if none
-	// Orphans is what the returned region holds from X on: records it
-	// accepted and the mirror never got. Empty when it ends at X or below.
-	Orphans replicate.Range `json:"orphans"`
-	// Lacks is what it no longer has below X, [Target.End, X). Empty if nothing.
-	Lacks replicate.Range `json:"lacks"`
+// Before is what is known of one partition before the regions are compared.
+type Before struct {
+	X     int64 // end of what was mirrored from the returned region
+	Began int64 // where the records of the region that went on begin; below X: at X
+	// Epoch is the returned region's leader epoch that wrote the last mirrored
+	// record, -1 if it was never noted.
+	Epoch int32
+	// Known are offsets in which the logs are known to differ: earlier orphans,
+	// foreign ranges, and what a person gave up.
+	Known []replicate.Range
 }
 
-// Orphaned returns the number of offsets in Orphans.
-func (i Inspection) Orphaned() int64 { return i.Orphans.End - i.Orphans.Start }
-
-// Proven says that both logs were compared right below X and are the same, or
-// that there is nothing to compare because X is 0.
-func (i Inspection) Proven() bool {
-	return i.Same && (i.X == 0 || i.Compared.End == i.X && i.Compared.Start < i.X)
+// Inspection is what the comparison of one partition found, after a region
+// came back: do both logs hold the same below where the mirror stood, and what
+// does the returned region hold that was never mirrored?
+type Inspection struct {
+	topology.Partition
+	replicate.Returned
+	replicate.Reunion
+	Source replicate.Range // the region that goes on
+	Target replicate.Range // the region that came back
 }
 
 const (
 	inspectChunk = 10_000  // offsets compared at a time
 	inspectFetch = 4 << 20 // bytes asked for at a time
+	inspectLanes = 4       // partitions at the same time
 )
 
-// Inspect compares, for each partition, what both regions hold below x, from x
-// downwards and at most maxBytes of the target's stored bytes a partition (0:
-// 64 MiB), and names the orphans. It compares stored bytes where the batches
-// are the same and records where they are not: offset, time, key, value and
-// headers. It writes nothing. A partition that one side no longer has counts
-// as empty there. The answer is whole or an error; it fails when the target's
-// ends are not settled, as an orphan range must not move.
-func Inspect(ctx context.Context, source, target *kafka.Client, x map[topology.Partition]int64, maxBytes int) ([]Inspection, error) {
+// Inspect compares, for each partition, what both regions hold below x, from
+// there downwards and at most maxBytes of the target's stored bytes a partition
+// (0: 64 MiB), and judges how the returned region, the target, can follow. It
+// compares stored bytes where the batches are the same and records where they
+// are not: offset, time, key, value and headers, as who reads committed records
+// sees them. Of a compacted topic, records that only one side has may have been
+// cleaned on the other. It writes nothing. A partition that one side no longer
+// has counts as empty there. The answer is whole or an error; it fails when the
+// target's ends are not settled, as an orphan range must not move.
+func Inspect(ctx context.Context, source, target *kafka.Client, before map[topology.Partition]Before, maxBytes int) ([]Inspection, error) {
 	if maxBytes <= 0 {
 		maxBytes = 64 << 20
 	}
-	topics := make([]string, 0, len(x))
-	for p := range x {
-		topics = append(topics, p.Topic)
+	topics := map[string]bool{}
+	for p := range before {
+		topics[p.Topic] = true
 	}
-	sel := replicate.Only(topics...)
-	from, err := Ends(ctx, source, sel)
+	in := &inspector{source: source, target: target, budget: maxBytes}
+	err := in.look(ctx, slices.Sorted(maps.Keys(topics)))
 	if err != nil {
 		return nil, fmt.Errorf("inspect: %w", err)
 	}
-	to, err := Ends(ctx, target, sel)
-	if err != nil {
-		return nil, fmt.Errorf("inspect: %w", err)
-	}
-	fromView, err := readView(ctx, source)
-	if err != nil {
-		return nil, fmt.Errorf("inspect: %w", err)
-	}
-	toView, err := readView(ctx, target)
-	if err != nil {
-		return nil, fmt.Errorf("inspect: %w", err)
-	}
-	var out []Inspection
-	for _, p := range sortedPartitions(x) {
-		a, onSource := from[p]
-		b, onTarget := to[p]
-		if onTarget && !b.Settled {
-			return nil, fmt.Errorf("inspect %s: the end in kafka %s is not settled; are all its brokers back, or does something still write there?", p, target.Name())
+	parts := sortedPartitions(before)
+	out, errs := make([]Inspection, len(parts)), make([]error, len(parts))
+	var lanes sync.WaitGroup
+	free := make(chan struct{}, inspectLanes)
+	for n, p := range parts {
+		select {
+		case free <- struct{}{}:
+		case <-ctx.Done():
+			lanes.Wait()
+			return nil, fmt.Errorf("inspect: %w", context.Cause(ctx))
 		}
-		i := Inspection{Partition: p, X: x[p], Source: a, Target: b, Differs: -1, Same: true}
-		if b.End > i.X {
-			i.Orphans = replicate.Range{Start: max(i.X, b.Start), End: b.End, Settled: true}
-		} else if b.End < i.X {
-			i.Lacks = replicate.Range{Start: b.End, End: i.X, Settled: true}
-		}
-		if !onSource || !onTarget { // deleted on one side: nothing to compare, and nothing proven
-			i.Compared = replicate.Range{Start: i.X, End: i.X, Settled: true}
-			out = append(out, i)
-			continue
-		}
-		left, err := newReader(source, fromView, p)
+		lanes.Go(func() {
+			defer func() { <-free }()
+			if out[n], errs[n] = in.partition(ctx, p, before[p]); errs[n] != nil {
+				errs[n] = fmt.Errorf("inspect %s: %w", p, errs[n])
+			}
+		})
+	}
+	lanes.Wait()
+	for _, err := range errs {
 		if err != nil {
 			return nil, err
 		}
-		right, err := newReader(target, toView, p)
-		if err != nil {
-			return nil, err
-		}
-		if err := i.compare(ctx, left, right, maxBytes); err != nil {
-			return nil, fmt.Errorf("inspect %s: %w", p, err)
-		}
-		out = append(out, i)
 	}
 	return out, nil
 }
 
-// compare goes down from X until the budget is spent or a side has no more.
-func (i *Inspection) compare(ctx context.Context, left, right *reader, budget int) error {
-	low := max(i.Source.Start, i.Target.Start)
-	high := min(i.X, i.Source.End, i.Target.End)
-	i.Compared = replicate.Range{Start: max(high, 0), End: max(high, 0), Settled: true}
-	if low >= high {
-		i.Compared = replicate.Range{Start: i.X, End: i.X, Settled: true}
-		return nil
+// inspector is the two clusters as they were when the comparison began.
+type inspector struct {
+	source, target         *kafka.Client
+	fromView, toView       *view
+	from, to               map[topology.Partition]replicate.Range
+	fromSettings, settings map[string]map[string]replicate.Setting
+	budget                 int
+}
+
+func (in *inspector) look(ctx context.Context, topics []string) (err error) {
+	sel := replicate.Only(topics...)
+	side := func(cl *kafka.Client) (*view, map[topology.Partition]replicate.Range, map[string]map[string]replicate.Setting, error) {
+		ends, err := Ends(ctx, cl, sel)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		v, err := readView(ctx, cl)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		there := slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return v.topics[t] == nil })
+		settings, err := readSettings(ctx, cl, there)
+		return v, ends, settings, err
 	}
-	for hi := high; hi > low && budget > 0; {
-		lo := max(low, hi-inspectChunk)
-		a, err := left.read(ctx, lo, hi)
+	if in.fromView, in.from, in.fromSettings, err = side(in.source); err != nil {
+		return err
+	}
+	in.toView, in.to, in.settings, err = side(in.target)
+	return err
+}
+
+func (in *inspector) partition(ctx context.Context, p topology.Partition, known Before) (Inspection, error) {
+	a, onSource := in.from[p]
+	b, onTarget := in.to[p]
+	if onTarget && !b.Settled {
+		return Inspection{}, fmt.Errorf("the end in kafka %s is not settled; are all its brokers back, or does something still write there?", in.target.Name())
+	}
+	compacted := func(settings map[string]map[string]replicate.Setting) bool {
+		return strings.Contains(settings[p.Topic]["cleanup.policy"].Value, "compact")
+	}
+	i := Inspection{Partition: p, Source: a, Target: b}
+	i.Returned = replicate.Returned{
+		X: known.X, Began: max(known.X, known.Began), Start: b.Start, End: b.End, Ahead: a.End, EpochEnd: -1, Differs: -1,
+		Compacted: compacted(in.fromSettings) || compacted(in.settings),
+	}
+	if !onSource || !onTarget { // deleted on one side: nothing to compare
+		i.Whole = true
+		i.Reunion = i.Returned.Judge()
+		return i, nil
+	}
+	left, err := newReader(in.source, in.fromView, p)
+	if err != nil {
+		return i, err
+	}
+	right, err := newReader(in.target, in.toView, p)
+	if err != nil {
+		return i, err
+	}
+	left.committed, right.committed = true, true
+	if known.Epoch >= 0 {
+		if i.EpochEnd, err = right.epochEnd(ctx, known.Epoch); err != nil {
+			return i, err
+		}
+	}
+	if err := i.compare(ctx, left, right, known.Known, in.budget); err != nil {
+		return i, err
+	}
+	if known.Epoch >= 0 && i.EpochEnd < 0 && !i.Whole {
+		i.Records = 0 // that epoch is unknown there: equal records at the top alone prove nothing
+	}
+	i.Reunion = i.Returned.Judge()
+	return i, nil
+}
+
+// compare goes down from where both should be the same until the budget is
+// spent or a side has no more.
+func (i *Inspection) compare(ctx context.Context, left, right *reader, known []replicate.Range, budget int) error {
+	low, high := max(i.Source.Start, i.Target.Start), i.Shared()
+	i.Compared = replicate.Range{Start: high, End: high, Settled: true}
+	for high > low && budget > 0 {
+		lo := max(low, high-inspectChunk)
+		a, err := left.read(ctx, lo, high)
 		if err != nil {
 			return err
 		}
-		b, err := right.read(ctx, lo, hi)
+		b, err := right.read(ctx, lo, high)
 		if err != nil {
 			return err
 		}
 		for _, batch := range b {
 			budget -= batch.Size()
 		}
-		at, err := firstDifference(a, b, lo, hi)
+		same, at, err := firstDifference(a, b, lo, high, known, i.Compacted)
 		if err != nil {
 			return err
 		}
+		i.Records += same
 		if at >= 0 {
-			i.Same, i.Differs = false, at
+			i.Differs = at
 		}
 		i.Compared.Start = lo
-		hi = lo
+		high = lo
 	}
+	i.Whole = high <= low
 	return nil
 }
 
 // firstDifference returns the first offset in [lo, hi) at which two lists of
-// batches hold different records, -1 if they hold the same.
-func firstDifference(a, b []replicate.Batch, lo, hi int64) (int64, error) {
+// batches hold different records, -1 if they hold the same, and how many are
+// the same. Known offsets are passed over. With cleaned, a record that only one
+// of them has is no difference.
+func firstDifference(a, b []replicate.Batch, lo, hi int64, known []replicate.Range, cleaned bool) (same, at int64, err error) {
 	for len(a) > 0 && len(b) > 0 && replicate.SameContent(a[0], b[0]) {
+		if !a[0].Control() {
+			same += int64(a[0].Count)
+		}
 		a, b = a[1:], b[1:]
 	}
 	if len(a) == 0 && len(b) == 0 {
-		return -1, nil
+		return same, -1, nil
 	}
 	withTime := true
 	for _, x := range append(a[:len(a):len(a)], b...) {
 		withTime = withTime && !x.LogAppendTime()
 	}
-	x, err := flatten(a, lo, hi, withTime)
+	x, err := flatten(a, lo, hi, withTime, known)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	y, err := flatten(b, lo, hi, withTime)
+	y, err := flatten(b, lo, hi, withTime, known)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	for n := range max(len(x), len(y)) {
+	for len(x) > 0 || len(y) > 0 {
 		switch {
-		case n >= len(x):
-			return y[n].offset, nil
-		case n >= len(y):
-			return x[n].offset, nil
-		case !bytes.Equal(x[n].canonical, y[n].canonical):
-			return min(x[n].offset, y[n].offset), nil
+		case len(y) == 0 || len(x) > 0 && x[0].offset < y[0].offset:
+			if !cleaned {
+				return same, x[0].offset, nil
+			}
+			x = x[1:]
+		case len(x) == 0 || y[0].offset < x[0].offset:
+			if !cleaned {
+				return same, y[0].offset, nil
+			}
+			y = y[1:]
+		case !bytes.Equal(x[0].canonical, y[0].canonical):
+			return same, x[0].offset, nil
+		default:
+			same++
+			x, y = x[1:], y[1:]
 		}
 	}
-	return -1, nil
+	return same, -1, nil
 }
 
 type flat struct {
@@ -188,14 +256,15 @@ type flat struct {
 }
 
 // flatten decodes the visible records in [lo, hi); transaction markers hold none.
-func flatten(batches []replicate.Batch, lo, hi int64, withTime bool) ([]flat, error) {
+func flatten(batches []replicate.Batch, lo, hi int64, withTime bool, known []replicate.Range) ([]flat, error) {
 	var out []flat
 	for _, b := range batches {
 		if b.Control() {
 			continue
 		}
 		err := eachRecord(b, func(r replicate.Record) error {
-			if lo <= r.Offset && r.Offset < hi {
+			passed := slices.ContainsFunc(known, func(k replicate.Range) bool { return k.Start <= r.Offset && r.Offset < k.End })
+			if lo <= r.Offset && r.Offset < hi && !passed {
 				out = append(out, flat{r.Offset, r.AppendCanonical(nil, withTime)})
 			}
 			return nil
@@ -209,9 +278,10 @@ func flatten(batches []replicate.Batch, lo, hi int64, withTime bool) ([]flat, er
 
 // reader reads the stored batches of one partition.
 type reader struct {
-	cl   *kafka.Client
-	node int32
-	spot spot
+	cl        *kafka.Client
+	node      int32
+	spot      spot
+	committed bool // leave out aborted records
 }
 
 func newReader(cl *kafka.Client, v *view, p topology.Partition) (*reader, error) {
@@ -228,7 +298,7 @@ func newReader(cl *kafka.Client, v *view, p topology.Partition) (*reader, error)
 func (r *reader) read(ctx context.Context, lo, hi int64) ([]replicate.Batch, error) {
 	var out []replicate.Batch
 	for next := lo; next < hi; {
-		req := fetchRequest(0, inspectFetch, 0)
+		req := fetchRequest(0, inspectFetch, r.isolation())
 		addFetch(req, r.spot, next, -1, inspectFetch)
 		resp, err := r.cl.Kgo.Broker(int(r.node)).Request(ctx, req)
 		if err != nil {
@@ -250,12 +320,19 @@ func (r *reader) read(ctx context.Context, lo, hi int64) ([]replicate.Batch, err
 			return nil, fmt.Errorf("fetch at %d from kafka %s: %w", next, r.cl.Name(), err)
 		}
 		before := next
+		tx := newAborts(p.AbortedTransactions)
 		for _, b := range batches {
+			hidden, err := tx.hides(b)
+			if err != nil {
+				return nil, fmt.Errorf("fetch at %d from kafka %s: %w", next, r.cl.Name(), err)
+			}
 			if b.End() <= next || b.Base >= hi {
 				next = max(next, b.End())
 				continue
 			}
-			out = append(out, b)
+			if !hidden {
+				out = append(out, b)
+			}
 			next = b.End()
 		}
 		if next == before {
@@ -263,4 +340,35 @@ func (r *reader) read(ctx context.Context, lo, hi int64) ([]replicate.Batch, err
 		}
 	}
 	return out, nil
+}
+
+func (r *reader) isolation() int8 {
+	if r.committed {
+		return 1
+	}
+	return 0
+}
+
+// epochEnd returns how far the log goes under a leader epoch, -1 when the
+// broker knows no such epoch.
+func (r *reader) epochEnd(ctx context.Context, epoch int32) (int64, error) {
+	req := kmsg.NewPtrOffsetForLeaderEpochRequest()
+	req.ReplicaID = -1
+	rp := kmsg.NewOffsetForLeaderEpochRequestTopicPartition()
+	rp.Partition, rp.CurrentLeaderEpoch, rp.LeaderEpoch = r.spot.Partition.Partition, r.spot.epoch, epoch
+	rt := kmsg.NewOffsetForLeaderEpochRequestTopic()
+	rt.Topic, rt.Partitions = r.spot.Topic, append(rt.Partitions, rp)
+	req.Topics = append(req.Topics, rt)
+	resp, err := r.cl.Kgo.Broker(int(r.node)).Request(ctx, req)
+	if err != nil {
+		return 0, fmt.Errorf("ask kafka %s where leader epoch %d ends: %w", r.cl.Name(), epoch, err)
+	}
+	got := resp.(*kmsg.OffsetForLeaderEpochResponse)
+	if len(got.Topics) != 1 || len(got.Topics[0].Partitions) != 1 {
+		return 0, fmt.Errorf("ask kafka %s where leader epoch %d ends: %w", r.cl.Name(), epoch, errNoAnswer)
+	}
+	if err := kerr.ErrorForCode(got.Topics[0].Partitions[0].ErrorCode); err != nil {
+		return 0, fmt.Errorf("ask kafka %s where leader epoch %d ends: %w", r.cl.Name(), epoch, err)
+	}
+	return got.Topics[0].Partitions[0].EndOffset, nil
 }

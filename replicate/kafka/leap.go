@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/holdfast-dr/holdfast/internal/kafka"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 	"github.com/holdfast-dr/holdfast/replicate"
 )
@@ -154,4 +157,36 @@ func (p *promoter) leapEpoch(ctx context.Context, of []*promoting, id int64) (in
 		return 0, errors.New("the epochs for leaps are used up")
 	}
 	return epoch, nil
+}
+
+// Leap moves the ends of partitions up to LeapTo at least, and fences nobody.
+// Producers may be at work: what they write in between stands where it stands.
+// It returns where each partition of LeapTo ends afterwards, settled; that may
+// be below what was asked for, when the budget ended first.
+func Leap(ctx context.Context, cl *kafka.Client, opt PromoteOptions) (map[topology.Partition]int64, error) {
+	opt = opt.withDefaults()
+	topics := map[string]bool{}
+	for p := range opt.LeapTo {
+		topics[p.Topic] = true
+	}
+	opt.Topics = replicate.Only(slices.Sorted(maps.Keys(topics))...)
+	p, err := newPromoter(ctx, cl, opt)
+	if err != nil {
+		return nil, fmt.Errorf("leap for %s: %w", opt.Link, err)
+	}
+	defer p.cl.Close()
+	p.parts = slices.DeleteFunc(p.parts, func(q *promoting) bool { _, asked := opt.LeapTo[q.Partition]; return !asked })
+	if len(p.parts) < len(opt.LeapTo) {
+		return nil, fmt.Errorf("leap for %s: kafka %s has %d of %d partitions", opt.Link, cl.Name(), len(p.parts), len(opt.LeapTo))
+	}
+	for _, step := range []func(context.Context) error{p.leap, p.settle} {
+		if err := step(ctx); err != nil {
+			return nil, fmt.Errorf("leap for %s: %w", opt.Link, err)
+		}
+	}
+	out := make(map[topology.Partition]int64, len(p.parts))
+	for _, q := range p.parts {
+		out[q.Partition] = q.end
+	}
+	return out, nil
 }
