@@ -3,11 +3,15 @@
 package integration
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math/rand/v2"
+	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,9 +52,9 @@ func newPromoted(t *testing.T, more map[string]string) *promoted {
 	return p
 }
 
-func (p *promoted) client() *kafka.Client {
+func (p *promoted) client(extra ...kgo.Opt) *kafka.Client {
 	p.t.Helper()
-	cl, err := kafka.Open(kafka.Config{Name: "b", Brokers: []string{p.k.Bootstrap()}})
+	cl, err := kafka.Open(kafka.Config{Name: "b", Brokers: []string{p.k.Bootstrap()}}, extra...)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -98,6 +102,23 @@ func (z *zombie) filler(base int64, n int) error { return z.write(z.Seed(base), 
 
 func (z *zombie) write(s replicate.Stamp, n int, empty bool) error {
 	z.t.Helper()
+	req := kmsg.NewPtrProduceRequest()
+	req.Acks, req.TimeoutMillis = -1, 10_000
+	rt := kmsg.NewProduceRequestTopic()
+	rt.Topic, rt.TopicID = z.name, z.id
+	rp := kmsg.NewProduceRequestTopicPartition()
+	rp.Records = stampedBatch(s, n, empty)
+	rt.Partitions = append(rt.Partitions, rp)
+	req.Topics = append(req.Topics, rt)
+	resp, err := z.cl.Kgo.Broker(z.node).RetriableRequest(z.t.Context(), req)
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	return kerr.ErrorForCode(resp.(*kmsg.ProduceResponse).Topics[0].Partitions[0].ErrorCode)
+}
+
+// stampedBatch encodes n records, empty ones or not, without compression.
+func stampedBatch(s replicate.Stamp, n int, empty bool) []byte {
 	var records []byte
 	for i := range n {
 		r := binary.AppendVarint([]byte{0, 0}, int64(i)) // attributes, timestamp delta, offset delta
@@ -126,20 +147,7 @@ func (z *zombie) write(s replicate.Stamp, n int, empty bool) error {
 	put.PutUint32(b[53:], uint32(s.Sequence))
 	put.PutUint32(b[57:], uint32(n))
 	put.PutUint32(b[17:], crc32.Checksum(b[21:], crc32.MakeTable(crc32.Castagnoli)))
-
-	req := kmsg.NewPtrProduceRequest()
-	req.Acks, req.TimeoutMillis = -1, 10_000
-	rt := kmsg.NewProduceRequestTopic()
-	rt.Topic, rt.TopicID = z.name, z.id
-	rp := kmsg.NewProduceRequestTopicPartition()
-	rp.Records = b
-	rt.Partitions = append(rt.Partitions, rp)
-	req.Topics = append(req.Topics, rt)
-	resp, err := z.cl.Kgo.Broker(z.node).Request(z.t.Context(), req)
-	if err != nil {
-		z.t.Fatal(err)
-	}
-	return kerr.ErrorForCode(resp.(*kmsg.ProduceResponse).Topics[0].Partitions[0].ErrorCode)
+	return b
 }
 
 // marks writes hole markers for the offsets [from, to), in one request.
@@ -155,7 +163,7 @@ func (z *zombie) marks(from, to int64, g replicate.Generation) error {
 		rm.Topics = append(rm.Topics, rt)
 		req.Markers = append(req.Markers, rm)
 	}
-	resp, err := z.cl.Kgo.Broker(z.node).Request(z.t.Context(), req)
+	resp, err := z.cl.Kgo.Broker(z.node).RetriableRequest(z.t.Context(), req)
 	if err != nil {
 		z.t.Fatal(err)
 	}
@@ -420,4 +428,338 @@ func (z *zombie) promote2(opt mirror.PromoteOptions) mirror.Promotion {
 		z.t.Fatalf("%+v %v", got, err)
 	}
 	return got[0]
+}
+
+// TestPromotion_OfAThousandPartitions measures the promotion of many
+// partitions of one broker, with a leap.
+func TestPromotion_OfAThousandPartitions(t *testing.T) {
+	const topics, partitions, most = 10, 100, 10 * time.Second
+	p := newPromoted(t, nil)
+	var names []string
+	for i := range topics {
+		names = append(names, fmt.Sprintf("many-%d", i))
+	}
+	if _, err := p.cl.Admin.CreateTopics(t.Context(), partitions, 1, nil, names...); err != nil {
+		t.Fatal(err)
+	}
+	filler := p.client(kgo.RequestTimeoutOverhead(time.Minute)) // the first use of each log is slow
+	if err := filler.Kgo.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	leap := map[topology.Partition]int64{}
+	wrote := map[topology.Partition]int64{}
+	for i, name := range names {
+		var id [16]byte
+		mirrorSoon(t, name+" has leaders", func() bool {
+			m, err := p.cl.Admin.Metadata(t.Context(), name)
+			if err != nil || len(m.Topics[name].Partitions) != partitions {
+				return false
+			}
+			for _, x := range m.Topics[name].Partitions {
+				if x.Leader < 0 {
+					return false
+				}
+			}
+			id = m.Topics[name].ID
+			return true
+		})
+		// Two batches, so that each log's index is in use: taking it into use
+		// writes the first block of two files, in a thousand logs.
+		for k, n := range []int{700, 100 + i} {
+			base := int64(700 * k)
+			req := kmsg.NewPtrProduceRequest()
+			req.Acks, req.TimeoutMillis = -1, 60_000
+			rt := kmsg.NewProduceRequestTopic()
+			rt.Topic, rt.TopicID = name, id
+			for j := range int32(partitions) {
+				run := replicate.Run{Link: p.link, Topic: id, Partition: j}
+				rp := kmsg.NewProduceRequestTopicPartition()
+				rp.Partition, rp.Records = j, stampedBatch(run.Stamp(base), n, false)
+				rt.Partitions = append(rt.Partitions, rp)
+				at := topology.Partition{Topic: name, Partition: j}
+				wrote[at] = base + int64(n)
+				leap[at] = wrote[at] + 50
+			}
+			req.Topics = append(req.Topics, rt)
+			mirrorSoon(t, name+" is filled", func() bool { // a repeat is answered as a duplicate
+				resp, err := filler.Kgo.Broker(1).Request(t.Context(), req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, x := range resp.(*kmsg.ProduceResponse).Topics[0].Partitions {
+					if x.ErrorCode != 0 {
+						return false
+					}
+				}
+				return true
+			})
+		}
+	}
+	opt := mirror.PromoteOptions{Link: p.link, Topics: replicate.Only(names...)}
+	promote := func(what string) []mirror.Promotion {
+		t.Helper()
+		step, began := map[string]time.Duration{}, time.Now()
+		last := began
+		opt.Progress = func(p mirror.PromoteProgress) {
+			step[p.Step] += time.Since(last)
+			last = time.Now()
+		}
+		got, err := mirror.Promote(t.Context(), p.cl, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		took := time.Since(began)
+		t.Logf("%s: %d partitions in %s: %v", what, len(got), took.Round(time.Millisecond), step)
+		if took > most {
+			t.Errorf("%s took %s, want at most %s", what, took, most)
+		}
+		if len(got) != topics*partitions {
+			t.Fatalf("%d partitions, want %d", len(got), topics*partitions)
+		}
+		for _, g := range got {
+			if g.X != wrote[g.Partition] || g.Fence != g.X || g.Short != 0 {
+				t.Fatalf("%s, want x %d", g, wrote[g.Partition])
+			}
+		}
+		return got
+	}
+	promote("planned")
+	opt.LeapTo = leap
+	got := promote("again, with a leap of some 50 offsets each")
+	began := time.Now()
+	open, err := mirror.CheckFence(t.Context(), p.cl, opt, got)
+	if err != nil || len(open) > 0 {
+		t.Fatalf("%d partitions are not fenced, %v", len(open), err)
+	}
+	t.Logf("the fence was checked in %s", time.Since(began).Round(time.Millisecond))
+}
+
+// gate holds back what is written to a cluster, as a pause of the process
+// would, and lets it go later.
+type gate struct {
+	mu     sync.Mutex
+	closed chan struct{} // nil: open
+	held   int
+}
+
+func (g *gate) pass() {
+	g.mu.Lock()
+	wait := g.closed
+	if wait != nil {
+		g.held++
+	}
+	g.mu.Unlock()
+	if wait != nil {
+		<-wait
+	}
+}
+
+func (g *gate) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = make(chan struct{})
+}
+
+func (g *gate) open() (held int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.closed)
+	g.closed = nil
+	return g.held
+}
+
+type gatedConn struct {
+	net.Conn
+	*gate
+}
+
+func (c gatedConn) Write(b []byte) (int, error) {
+	c.pass()
+	return c.Conn.Write(b)
+}
+
+// TestPromotion_OfALiveMirror promotes while one mirror runs at full speed,
+// told nothing, and another one is held back in the middle of its requests and
+// let go when producers have written to the target.
+func TestPromotion_OfALiveMirror(t *testing.T) {
+	const rounds, partitions = 8, 4
+	p := newMirrorPair(t)
+	moved, late := 0, 0
+	for round := range rounds {
+		topic := fmt.Sprintf("live-%d", round)
+		p.topic(p.ca, topic, partitions, nil)
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for i := 0; ; i += 200 {
+				select {
+				case <-stop:
+					return
+				default:
+					p.produce(p.ca, topic, partitions, i, 200, mirrorCodecs[(i/200)%len(mirrorCodecs)])
+				}
+			}
+		}()
+		running := p.start(p.config(topic))
+		g := &gate{}
+		gated, err := kafka.Open(kafka.Config{Name: "b", Brokers: []string{p.b.Bootstrap()}, RequestTimeout: 5 * time.Second,
+			Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+				c, err := (&net.Dialer{}).DialContext(ctx, network, address)
+				return gatedConn{c, g}, err
+			}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		conf := p.config(topic)
+		conf.Target = gated
+		paused := p.start(conf)
+		reached := func(r *mirrorRun) (n int64) {
+			for _, s := range r.Status().Partitions {
+				n += max(0, s.TargetEnd)
+			}
+			return n
+		}
+		mirrorSoon(t, "both mirrors are at work", func() bool { return reached(running) > 800 && reached(paused) > 400 })
+		g.shut()
+		time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond)
+		before := p.ends(p.cb, topic)
+		opt := mirror.PromoteOptions{Link: conf.Link, Topics: replicate.Only(topic)}
+		if round%2 == 1 {
+			opt.LeapTo = map[topology.Partition]int64{}
+			for tp, end := range p.ends(p.ca, topic) {
+				opt.LeapTo[tp] = end + 500
+			}
+		}
+		got, err := mirror.Promote(t.Context(), p.cb, opt)
+		if err != nil || len(got) != partitions {
+			t.Fatalf("%v %v", got, err)
+		}
+		x := map[topology.Partition]int64{}
+		for _, g := range got {
+			x[g.Partition] = g.X
+			if g.X > before[g.Partition] {
+				moved++
+			}
+			if g.Fence != g.X || g.End < opt.LeapTo[g.Partition] {
+				t.Errorf("%s", g)
+			}
+		}
+		for i := range 5 {
+			p.produce(p.cb, topic, partitions, i*20, 20, kgo.NoCompression())
+		}
+		late += g.open()
+		mirrorSoon(t, "the running mirror has stopped for good", func() bool { return mirrorFrozen(running, topic) != nil })
+		mirrorSoon(t, "and the paused one", func() bool { return mirrorFrozen(paused, topic) != nil })
+		close(stop)
+		<-stopped
+		for what, r := range map[string]*mirrorRun{"running": running, "paused": paused} {
+			if err := r.end(t); err != nil {
+				t.Logf("the %s mirror: %v", what, err)
+			}
+		}
+		gated.Close()
+		again, err := mirror.Promote(t.Context(), p.cb, opt) // reads everything behind x: no stray
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, g := range again {
+			if g.X != got[i].X || g.Fence != got[i].Fence {
+				t.Errorf("at first %s, then %s", got[i], g)
+			}
+		}
+		if open, err := mirror.CheckFence(t.Context(), p.cb, opt, again); err != nil || len(open) > 0 {
+			t.Errorf("%v %v", open, err)
+		}
+		// Below x both regions have the same, behind it the target has its own producers' records only.
+		source, target := p.read(p.a, topic, x), p.read(p.b, topic, visibleEnds(t, p.b, topic))
+		own := 0
+		for tp := range x {
+			n := 0
+			for i, r := range target[tp] {
+				if r.Offset >= x[tp] {
+					own++
+					continue
+				}
+				s := source[tp][i]
+				if r.Offset != int64(i) || s.Offset != r.Offset || !bytes.Equal(s.Key, r.Key) || !bytes.Equal(s.Value, r.Value) || !s.Timestamp.Equal(r.Timestamp) {
+					t.Fatalf("%s: record %d differs: %+v, %+v", tp, i, s, r)
+				}
+				n++
+			}
+			if int64(n) != x[tp] {
+				t.Errorf("%s has %d records below %d", tp, n, x[tp])
+			}
+		}
+		if own != 100 {
+			t.Errorf("%d records behind x, the producers wrote 100", own)
+		}
+	}
+	t.Logf("%d of %d partitions moved on between the reading and the fence; %d writes were held back and came late", moved, rounds*partitions, late)
+	if late == 0 {
+		t.Error("nothing came late")
+	}
+}
+
+// visibleEnds are one past the last record of each partition that a plain
+// consumer sees: it never gets a marker.
+func visibleEnds(t *testing.T, k *stack.Kafka, topic string) map[topology.Partition]int64 {
+	t.Helper()
+	c, err := kgo.NewClient(kgo.SeedBrokers(k.Bootstrap()), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	out := map[topology.Partition]int64{}
+	for {
+		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+		f := c.PollFetches(ctx)
+		quiet := ctx.Err() != nil
+		cancel()
+		f.EachRecord(func(r *kgo.Record) { out[topology.Partition{Topic: topic, Partition: r.Partition}] = r.Offset + 1 })
+		if quiet {
+			return out
+		}
+	}
+}
+
+// TestPromotion_SurvivesAKillOfTheBroker kills the broker at several moments of
+// a promotion and promotes again.
+func TestPromotion_SurvivesAKillOfTheBroker(t *testing.T) {
+	p := newPromoted(t, nil)
+	for i, step := range []string{"fence", "leap", "end"} {
+		z := p.zombie(t, "killed-"+step, 0)
+		z.must(z.data(0, 1000))
+		z.must(z.data(1000, 10))
+		opt := z.options(0)
+		opt.Patience = time.Minute
+		opt.LeapTo = map[topology.Partition]int64{{Topic: z.name}: 3000}
+		opt.LeapBudget = 20 * time.Second
+		killed, restarted := 0, make(chan error, 1)
+		opt.Progress = func(at mirror.PromoteProgress) {
+			// For the fence, the second report: written and not yet read back.
+			if at.Step == step && at.Done == 0 || at.Step == step && step == "end" {
+				if killed++; killed == 2 || killed == 1 && step != "fence" {
+					if err := p.k.Kill(); err != nil {
+						t.Error(err)
+					}
+					go func() { restarted <- p.k.Restart(t.Context()) }()
+				}
+			}
+		}
+		got := z.promote2(opt)
+		if err := <-restarted; err != nil {
+			t.Fatal(err)
+		}
+		opt.Progress = nil
+		if got.X != 1010 || got.Fence != 1010 || got.End < 3000 {
+			t.Errorf("%d: killed in the step %s: %s", i, step, got)
+		}
+		z.refused("the next batch", z.data(1010, 5))
+		z.refused("its last batch again", z.data(1000, 10))
+		again := z.promote2(opt)
+		if again.X != 1010 || again.Fence != 1010 {
+			t.Errorf("%s after %s", again, got)
+		}
+		z.fenced(opt, again)
+	}
 }

@@ -24,6 +24,7 @@ const (
 	leapEntries = 2000                   // entries in one request
 	leapSpell   = 250 * time.Millisecond // how long one request should take
 	leapRounds  = 20                     // readings of the ends, each followed by markers
+	leapGrace   = time.Second            // waited beyond the budget for the last answer
 )
 
 // leap moves the ends up to LeapTo, as far as the budget goes. An offset that
@@ -33,6 +34,16 @@ const (
 func (p *promoter) leap(ctx context.Context) error {
 	if len(p.LeapTo) == 0 {
 		return nil
+	}
+	// A broker answers the requests of one connection one after the other: the
+	// readings behind a leap must not wait for a slow one.
+	cl, err := p.cl.Another()
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	if _, err := readViewSoon(ctx, cl, p.Patience); err != nil { // it must know the brokers
+		return err
 	}
 	until := time.Now().Add(p.LeapBudget)
 	for _, q := range p.parts {
@@ -49,7 +60,7 @@ func (p *promoter) leap(ctx context.Context) error {
 		rounds++
 		finals := make(chan error, len(todo))
 		p.perNode(readyOf(todo), func(node int32, of []*promoting) {
-			if err := p.leapAt(ctx, node, of, until); err != nil {
+			if err := p.leapAt(ctx, cl, node, of, until); err != nil {
 				finals <- err
 			}
 		})
@@ -64,7 +75,7 @@ func (p *promoter) leap(ctx context.Context) error {
 
 // leapAt writes the markers of one broker's partitions, in requests as large
 // as its measured rate allows. It ends when all are written or the time is up.
-func (p *promoter) leapAt(ctx context.Context, node int32, of []*promoting, until time.Time) error {
+func (p *promoter) leapAt(ctx context.Context, cl *kafka.Client, node int32, of []*promoting, until time.Time) error {
 	need := map[topology.Partition]int64{}
 	by := make(map[topology.Partition]*promoting, len(of))
 	for _, q := range of {
@@ -106,7 +117,8 @@ func (p *promoter) leapAt(ctx context.Context, node int32, of []*promoting, unti
 			sent += len(e.Of)
 		}
 		began := time.Now()
-		codes, err := writeMarkers(ctx, p.cl, node, p.RequestTimeout, req)
+		// What comes too late is carried out all the same and does no harm.
+		codes, err := writeMarkers(ctx, cl, node, min(p.RequestTimeout, left+leapGrace), req)
 		if err != nil {
 			for _, q := range of {
 				q.failed("write markers: " + err.Error())
