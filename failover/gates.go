@@ -138,7 +138,25 @@ func kafkaGates(g *judge, s consensus.State, h Health, rules Rules, p consensus.
 	if !known {
 		missing = "the mirror has not reported its groups"
 	}
+	driftGates(g, l.Drift, accepted)
 	g.gate("group offsets", known && cov.Covered == cov.Groups, covered, missing, "`holdfast groups check` names each")
+}
+
+// driftGates judge in what the clusters differ. They are there only when they
+// do: what is alike needs no line.
+func driftGates(g *judge, d Drift, accepted bool) {
+	first := strings.Join(d.First[:min(2, len(d.First))], "; ")
+	switch {
+	case d.Blocking > 0 && accepted:
+		g.gates = append(g.gates, Gate{Name: "drift", OK: true, Note: true, Detail: fmt.Sprintf("%d differences that matter, accepted as lost: %s", d.Blocking, first)})
+	case d.Blocking > 0:
+		g.gate("drift", false, "", fmt.Sprintf("%d differences that matter: %s", d.Blocking, first), "`holdfast mirror drift` names each and its next step")
+	case d.Warnings > 0:
+		g.gates = append(g.gates, Gate{Name: "drift", OK: true, Note: true, Detail: fmt.Sprintf("note: %d differences in settings or rights: %s", d.Warnings, first)})
+	}
+	for _, region := range d.Open {
+		g.gates = append(g.gates, Gate{Name: "authorizer of " + string(region), OK: true, Note: true, Detail: fmt.Sprintf("note: kafka of %s has no authorizer: an old writer is kept out by producer epochs alone, which a broker may forget", region)})
+	}
 }
 
 // frozenIn lists the partitions of a link that the log or the mirror has

@@ -75,6 +75,18 @@ type LinkHealth struct {
 	Frozen []FrozenPartition `json:"frozen,omitempty"`
 	// Coverage is what is known about consumer groups in the target.
 	Coverage Coverage `json:"coverage"`
+	// Drift is in what the two clusters differ.
+	Drift Drift `json:"drift"`
+}
+
+// Drift counts in what a source and its target differ, beside their records:
+// topics, partitions, settings, rights.
+type Drift struct {
+	Blocking int      `json:"blocking"` // records would be missing, or keys would move
+	Warnings int      `json:"warnings"`
+	First    []string `json:"first,omitempty"` // one sentence each, blocking ones first, bounded
+	// Open names the regions whose Kafka has no authorizer.
+	Open []topology.Region `json:"open,omitempty"`
 }
 
 // FrozenPartition is a partition that the mirror will not touch.

@@ -33,6 +33,9 @@
 //	freeze.go     the reasons to stop, their ranges and next steps
 //	fence.go      what shuts a link out of its target, and where it ends
 //	leap.go       offsets that nobody may use, in few requests
+//	preset.go     the topics of a known product, each with its class
+//	access.go     which rights follow the source, and the plan for them
+//	drift.go      in what two clusters differ
 //	topics.go     which topics, and what a target topic must look like
 //	groups.go     consumer group offsets: plan, coverage
 //	commitlog.go  commit logs: an entry as bytes, what to seed

@@ -166,6 +166,25 @@ func (p TopicPlan) Empty() bool {
 	return !p.Create && p.Partitions == 0 && len(p.Set) == 0 && len(p.Unset) == 0
 }
 
+// Applied is what the target has when the plan was carried out on t, which is
+// empty where the topic was created.
+func (p TopicPlan) Applied(t Topic, name string) Topic {
+	t.Name, t.Settings = name, maps.Clone(t.Settings)
+	if p.Partitions > 0 {
+		t.Partitions = p.Partitions
+	}
+	if t.Settings == nil {
+		t.Settings = map[string]Setting{}
+	}
+	for k, v := range p.Set {
+		t.Settings[k] = Setting{Value: v, Set: true}
+	}
+	for _, k := range p.Unset {
+		delete(t.Settings, k)
+	}
+	return t
+}
+
 // alike are the settings whose effect must be the same at both ends, whether a
 // topic sets them or a broker defaults to them: a lower retention would delete
 // early, a lower message size would refuse a batch.

@@ -149,6 +149,10 @@ func (f *fakeDaemon) GroupsCheck(context.Context, topology.Region) (httpapi.Grou
 	return httpapi.GroupsReport{Groups: []httpapi.GroupRow{{Region: "eu-west", Group: "snuba", Partitions: 8, Covered: 8, OK: true}}}, f.err
 }
 
+func (f *fakeDaemon) MirrorDrift(context.Context, topology.Region) (httpapi.DriftReport, error) {
+	return sampleDrift(), f.err
+}
+
 func (f *fakeDaemon) MirrorTopics(context.Context, topology.Region) (httpapi.TopicsReport, error) {
 	return sampleTopics(), f.err
 }

@@ -12,7 +12,7 @@ import (
 )
 
 func mirrorVerb(a *app) *cobra.Command {
-	return group("mirror", "What is copied between the regions' Kafka clusters", mirrorStatus(a), mirrorTopics(a), mirrorPause(a), mirrorResume(a), mirrorReseed(a))
+	return group("mirror", "What is copied between the regions' Kafka clusters", mirrorStatus(a), mirrorTopics(a), mirrorDrift(a), mirrorPause(a), mirrorResume(a), mirrorReseed(a))
 }
 
 func mirrorStatus(a *app) *cobra.Command {

@@ -78,6 +78,8 @@ func TestRender_ReadsAsItShould(t *testing.T) {
 		{Region: "eu-west", Group: "ingest-consumer", Partitions: 8, Covered: 8, OK: true},
 		{Region: "eu-west", Group: "outcomes", Partitions: 8, Covered: 8, OK: true, NeverRead: 2, Rule: "latest"},
 	}}))
+	golden("mirror-drift", renderMirrorDrift(sampleDrift()))
+	golden("mirror-drift-none", renderMirrorDrift(httpapi.DriftReport{At: noon, Links: []httpapi.LinkDrift{{ID: "us-east>eu-west"}}}))
 	golden("mirror-topics", renderTopics(sampleTopics()))
 	golden("check", renderCheck(httpapi.CheckReport{At: noon, Checks: []httpapi.Check{
 		{Name: "leader", OK: true, Detail: "witness-1 leads term 4"},

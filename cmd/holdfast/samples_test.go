@@ -254,3 +254,10 @@ func sampleTopics() httpapi.TopicsReport {
 		{Choice: replicate.Choice{Topic: "wide", Mirrored: true, Rule: "include wide"}, Partitions: 4, Target: 8},
 	}}}}
 }
+
+func sampleDrift() httpapi.DriftReport {
+	return httpapi.DriftReport{At: noon, Links: []httpapi.LinkDrift{{ID: "us-east>eu-west", Open: []topology.Region{"eu-west"}, Drift: []replicate.Drift{
+		{Kind: replicate.DriftPartitions, About: "events", Text: "4 partitions at the source, 8 at the target", Next: "grow events at the source to 8 partitions"},
+		{Kind: replicate.DriftSetting, About: "events", Text: "retention.ms is 50 at the target, want 100", Next: "holdfast mirror status"},
+	}}}}
+}

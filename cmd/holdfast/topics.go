@@ -67,3 +67,75 @@ func renderTopics(r httpapi.TopicsReport) string {
 	}
 	return p.String()
 }
+
+func mirrorDrift(a *app) *cobra.Command {
+	var region string
+	c := &cobra.Command{
+		Use:   "drift",
+		Short: "In what source and target differ: topics, partitions, settings, rights",
+		Long: `Compares both ends of each link now: the mirrored topics, their partitions and
+settings, and the rights on them where both clusters have an authorizer. Rights
+are compared whether or not mirror.acls.sync makes them alike, so it shows before
+what that would change. It ends with 5 when there is a difference.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			r, err := client.MirrorDrift(c.Context(), topology.Region(region))
+			if err != nil {
+				return err
+			}
+			if err := a.show(r, func() string { return renderMirrorDrift(r) }); err != nil {
+				return err
+			}
+			for _, l := range r.Links {
+				if len(l.Drift) > 0 {
+					return ended{exitFindings}
+				}
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&region, "region", "", "target `region` (default: every one)")
+	return c
+}
+
+// renderMirrorDrift names each difference.
+func renderMirrorDrift(r httpapi.DriftReport) string {
+	var p page
+	if len(r.Links) == 0 {
+		p.line("Nothing is mirrored.")
+	}
+	for i, l := range r.Links {
+		if i > 0 {
+			p.line("")
+		}
+		if len(l.Drift) == 0 {
+			p.line("%s: no difference.", linkName(l.ID))
+		} else {
+			p.line("%s: %s.", linkName(l.ID), some(len(l.Drift), "difference"))
+		}
+		for _, region := range l.Open {
+			p.line("Rights are not compared: kafka of %s has no authorizer.", region)
+		}
+		if l.Unread != "" {
+			p.line("Rights are not compared: %s", l.Unread)
+		}
+		if len(l.Drift) == 0 {
+			continue
+		}
+		var all []httpapi.Finding
+		for _, d := range l.Drift {
+			f := httpapi.Finding{Severity: httpapi.Warning, About: d.About, What: d.Text, Next: d.Next}
+			if d.Kind.Blocks() {
+				f.Severity, f.What = httpapi.Critical, f.What+" (blocks a move)"
+			}
+			all = append(all, f)
+		}
+		p.line("")
+		p.findings(all)
+	}
+	return p.String()
+}

@@ -91,6 +91,7 @@ type ClickHouse struct {
 type Mirror struct {
 	Preset        Preset        `yaml:"preset" jsonschema_description:"Which topics a known product needs in another region; include and exclude refine it. Absent: none."`
 	Topics        Topics        `yaml:"topics" jsonschema_description:"Which topics are mirrored."`
+	ACLs          ACLs          `yaml:"acls" jsonschema_description:"Whether rights follow the source."`
 	Groups        Groups        `yaml:"groups" jsonschema_description:"Whose offsets are copied."`
 	RateLimit     Rate          `yaml:"rate_limit" jsonschema_description:"Bytes per second that one mirror may read over the WAN, such as 50MB/s. Absent: no limit."`
 	LeapBudget    time.Duration `yaml:"leap_budget" jsonschema_description:"How long a move without the old region may take to skip the offsets that it may have used. More is safer and makes that move longer."`
@@ -121,6 +122,12 @@ type Topics struct {
 	Exclude []Pattern `yaml:"exclude" jsonschema_description:"Regular expressions on the whole name; stronger than include and preset."`
 	// Interval is how often topics, settings and access are compared.
 	Interval time.Duration `yaml:"interval" jsonschema_description:"How often topics, their settings and the rights on them are compared: a change at the source is in the target this much later, plus the time of the requests."`
+}
+
+// ACLs say whether the rights in the target's Kafka follow the source's.
+type ACLs struct {
+	Sync bool      `yaml:"sync" jsonschema_description:"true: rules on mirrored topics and groups become what the source has, deletions included; wider ones (all topics, prefixes of others, the cluster) are added, and taken away when the source's are. Both clusters need an authorizer, and holdfast's user Describe and, at the target, Alter on the cluster."`
+	Keep []Pattern `yaml:"keep" jsonschema_description:"Principals, such as User:admin-.*, whose rules are each cluster's own: never added, never taken away. holdfast's own users always are."`
 }
 
 // Groups selects consumer groups by patterns on the whole name.

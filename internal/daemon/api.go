@@ -485,6 +485,9 @@ func (d *Daemon) checkRegion(ctx context.Context, name topology.Region) []httpap
 			c.Detail, away["kafka"] = err.Error(), true
 		}
 		out = append(out, c)
+		if err == nil {
+			out = append(out, checkAuthorizer(ctx, reg, d.node))
+		}
 	}
 	if reg.clickhouse != nil {
 		start := time.Now()

@@ -244,6 +244,10 @@ func (d *Daemon) openMirrors() error {
 	if err != nil {
 		return err
 	}
+	access, err := accessRules(d.fleet, d.regions, topics, groups)
+	if err != nil {
+		return err
+	}
 	logs, err := d.fleet.CommitLogs()
 	if err != nil {
 		return fmt.Errorf("mirror.commit_logs: %w", err)
@@ -251,6 +255,7 @@ func (d *Daemon) openMirrors() error {
 	d.mirrors = &mirrors{
 		node: d.node, region: d.me.Region, regions: d.regions, topics: topics, groups: groups, logs: logs,
 		rate: float64(d.fleet.Mirror.RateLimit), every: d.fleet.Mirror.GroupInterval, compare: d.fleet.Mirror.Topics.Interval, appends: d.fleet.Mirror.AppendTimeout, leap: d.fleet.Mirror.LeapBudget, clock: d.clock, former: d.former,
+		access: access, sync: d.fleet.Mirror.ACLs.Sync,
 		state: d.raft.State, propose: d.raft, log: d.log, metrics: d.reg,
 		links: map[consensus.LinkID]*link{}, held: map[consensus.LinkID]uint64{}, paused: map[consensus.LinkID]time.Time{},
 		said: map[consensus.LinkID]string{}, past: map[consensus.LinkID]past{},

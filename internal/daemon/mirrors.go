@@ -40,6 +40,8 @@ type mirrors struct {
 	topics  replicate.Selection
 	groups  *replicate.GroupSelector
 	logs    []replicate.CommitLog
+	access  *replicate.AccessRules
+	sync    bool // rights follow the source
 	rate    float64
 	every   time.Duration // of group offsets
 	compare time.Duration // of topics and their settings
@@ -245,6 +247,7 @@ func (m *mirrors) start(ctx context.Context, id consensus.LinkID, l consensus.Li
 			Source: m.regions[l.From].kafka, Target: m.regions[l.To].kafka,
 			Topics: m.topics, Groups: m.groups, GroupsEvery: m.every,
 			Starts: flat(l.Starts), Skips: skips(l), Rate: m.rate, RequestTimeout: m.appends, TopicsEvery: m.compare, ConfigsEvery: m.compare,
+			Access: m.access, SyncAccess: m.sync,
 			Logger: m.log, Registerer: m.metrics,
 		})
 		if err != nil {
@@ -408,6 +411,7 @@ func (m *mirrors) reports() map[consensus.LinkID]linkReport {
 				r.Trouble = fmt.Sprintf("kafka of %s has been silent for %s; what it has accepted since is not known here", from, silent.Round(time.Second))
 			}
 			r.Coverage = coverage(m.past[id].groups)
+			r.Drift = driftOf(run.mirror.Drift())
 			r.Status.Running = r.Status.Running && !run.over()
 		}
 		out[id] = r

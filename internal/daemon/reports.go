@@ -68,6 +68,7 @@ type linkReport struct {
 	Rate         float64              `json:"rate"` // records per second at the source
 	SourceSeenMs int64                `json:"source_seen_ms"`
 	Coverage     failover.Coverage    `json:"coverage"`
+	Drift        failover.Drift       `json:"drift"`
 	PausedUntil  time.Time            `json:"paused_until,omitzero"`
 	Trouble      string               `json:"trouble,omitempty"`
 	LocalLag     *int64               `json:"local_lag,omitempty"` // records that local groups have left to read here
@@ -309,7 +310,7 @@ func linkHealth(l linkReport, age time.Duration) failover.LinkHealth {
 	t := l.Status.Totals
 	out := failover.LinkHealth{
 		Heard: age, Running: l.Status.Running && l.Status.Seen, Records: t.RecordsBehind, Bytes: t.BytesBehindEstimate, Seconds: t.SecondsBehindMax,
-		SourceSeen: time.Duration(l.SourceSeenMs) * time.Millisecond, Rate: l.Rate, Partitions: t.Partitions, Coverage: l.Coverage,
+		SourceSeen: time.Duration(l.SourceSeenMs) * time.Millisecond, Rate: l.Rate, Partitions: t.Partitions, Coverage: l.Coverage, Drift: l.Drift,
 	}
 	if !l.Status.Seen || t.Unknown > 0 {
 		out.Heard = -1 // what is not known must not be summed up as nothing

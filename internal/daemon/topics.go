@@ -2,13 +2,19 @@ package daemon
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/holdfast-dr/holdfast/consensus"
+	"github.com/holdfast-dr/holdfast/failover"
+	"github.com/holdfast-dr/holdfast/internal/config"
 	"github.com/holdfast-dr/holdfast/internal/httpapi"
 	"github.com/holdfast-dr/holdfast/internal/kafka"
 	"github.com/holdfast-dr/holdfast/internal/topology"
+	"github.com/holdfast-dr/holdfast/replicate"
 	mirror "github.com/holdfast-dr/holdfast/replicate/kafka"
 )
 
@@ -59,4 +65,108 @@ func (d *Daemon) MirrorTopics(ctx context.Context, region topology.Region) (http
 		return nil
 	})
 	return out, err
+}
+
+// accessRules says which rights should be alike: those of others than holdfast
+// itself, at either end, and whom the fleet file names.
+func accessRules(f *config.Fleet, regions map[topology.Region]*region, topics replicate.Selection, groups *replicate.GroupSelector) (*replicate.AccessRules, error) {
+	own := map[string]bool{}
+	for _, r := range regions {
+		if r.kafka == nil {
+			continue
+		}
+		p, err := r.kafka.Principal()
+		if err != nil {
+			return nil, err
+		}
+		own[p] = true
+	}
+	keep := f.Mirror.ACLs.Keep
+	return &replicate.AccessRules{
+		Topics: topics, Group: groups.Selects,
+		Untouched: func(principal string) bool {
+			return own[principal] || slices.ContainsFunc(keep, func(p config.Pattern) bool { return p.Match(principal) })
+		},
+	}, nil
+}
+
+// MirrorDrift implements httpapi.Backend.
+func (d *Daemon) MirrorDrift(ctx context.Context, region topology.Region) (httpapi.DriftReport, error) {
+	out := httpapi.DriftReport{At: d.clock.Wall().UTC(), Links: []httpapi.LinkDrift{}}
+	topics, groups, err := selections(d.fleet)
+	if err != nil {
+		return out, err
+	}
+	access, err := accessRules(d.fleet, d.regions, topics, groups)
+	if err != nil {
+		return out, err
+	}
+	err = d.eachLink(region, func(id consensus.LinkID, l consensus.Link, from, to *kafka.Client) error {
+		o := mirror.CompareOptions{Link: replicate.Link{Source: l.From, Target: l.To, Epoch: l.Epoch}, Topics: topics, Access: access, Known: d.mirrors.known(id)}
+		report, err := mirror.Compare(ctx, from, to, o)
+		row := httpapi.LinkDrift{ID: id}
+		if errors.Is(err, mirror.ErrRightsUnread) { // the rest can still be compared
+			row.Unread = err.Error()
+			o.Access = nil
+			report, err = mirror.Compare(ctx, from, to, o)
+		}
+		if err != nil {
+			return err
+		}
+		row.Drift, row.Open = report.Drift, report.Open
+		out.Links = append(out.Links, row)
+		return nil
+	})
+	return out, err
+}
+
+const driftShown = 8
+
+// driftOf sums up what a mirror found when it last compared.
+func driftOf(r mirror.DriftReport) failover.Drift {
+	out := failover.Drift{Open: r.Open}
+	for _, d := range r.Drift { // sorted, blocking kinds first
+		if d.Kind.Blocks() {
+			out.Blocking++
+		} else {
+			out.Warnings++
+		}
+		if len(out.First) < driftShown {
+			out.First = append(out.First, d.About+": "+d.Text)
+		}
+	}
+	return out
+}
+
+// checkAuthorizer says whether a region's Kafka keeps rights at all.
+func checkAuthorizer(ctx context.Context, reg *region, node topology.Node) httpapi.Check {
+	c := httpapi.Check{Region: reg.name, Node: node, Name: "kafka authorizer", OK: true, Severity: httpapi.Note}
+	start := time.Now()
+	rules, err := mirror.Access(ctx, reg.kafka)
+	c.TookMs = time.Since(start).Milliseconds()
+	switch {
+	case err == nil:
+		c.Detail = fmt.Sprintf("%d rules", len(rules))
+	case errors.Is(err, mirror.ErrNoAuthorizer):
+		c.OK, c.Detail = false, "none: whoever reaches it may do everything, and after a move an old writer is kept out by producer epochs alone, which a broker may forget"
+		c.Fix = "authorizer.class.name in the brokers' configuration, or keep the old region's writers away by other means"
+	default:
+		c.OK, c.Detail = false, err.Error()
+		c.Fix = "grant holdfast's user Describe on the cluster, if rights are to be compared"
+	}
+	return c
+}
+
+// known are the identities of the topics of a link that runs here. A nil
+// receiver, on a witness, knows none.
+func (m *mirrors) known(id consensus.LinkID) map[string]mirror.TopicIDs {
+	if m == nil {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if run := m.links[id]; run != nil && run.mirror != nil {
+		return run.mirror.TopicIDs()
+	}
+	return nil
 }

@@ -102,6 +102,10 @@ func (f *fake) GroupsCheck(_ context.Context, r topology.Region) (GroupsReport, 
 	return GroupsReport{}, f.ask("groups %s", r)
 }
 
+func (f *fake) MirrorDrift(_ context.Context, r topology.Region) (DriftReport, error) {
+	return DriftReport{}, f.ask("mirror drift %s", r)
+}
+
 func (f *fake) MirrorTopics(_ context.Context, r topology.Region) (TopicsReport, error) {
 	return TopicsReport{}, f.ask("topics %s", r)
 }
@@ -213,6 +217,8 @@ func TestClient_ReachesEveryOperation(t *testing.T) {
 	must(err)
 	_, err = c.MirrorTopics(ctx, "eu-west")
 	must(err)
+	_, err = c.MirrorDrift(ctx, "eu-west")
+	must(err)
 	run, err := c.StartBackup(ctx, StartBackup{Region: "us-east", Engines: []backup.Engine{backup.Kafka}})
 	must(err)
 	if run != "01RUN" {
@@ -258,14 +264,14 @@ func TestClient_ReachesEveryOperation(t *testing.T) {
 		"run reseed us-east [], hash feedfeedfeed",
 		"plans", "plan 01PLAN", "abort 01PLAN: changed my mind", "retry 01PLAN", "ack query",
 		"pause query until 2026-01-02T03:04:05Z: works", "pause query until 0001-01-01T00:00:00Z: ",
-		"mirror", "mirror pause eu-west", "mirror resume  [events]", "groups ", "topics eu-west",
+		"mirror", "mirror pause eu-west", "mirror resume  [events]", "groups ", "topics eu-west", "mirror drift eu-west",
 		"start backup us-east [kafka]", "start drill us-east 01SET", "cancel 01RUN: too slow", "runs drill", "run 01RUN", "sets", "drift", "apply", "guard g1 ingestion",
 	} {
 		if !strings.Contains(asked, line) {
 			t.Errorf("the backend was never asked %q", line)
 		}
 	}
-	if len(f.asked) != 29 {
+	if len(f.asked) != 30 {
 		t.Errorf("asked %d times:\n%s", len(f.asked), asked)
 	}
 }
@@ -413,7 +419,7 @@ func TestAPI_DescribesEveryOperation(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"GET /v1/audit", "GET /v1/check", "GET /v1/config", "GET /v1/groups", "GET /v1/members", "GET /v1/mirror", "GET /v1/mirror/topics",
+		"GET /v1/audit", "GET /v1/check", "GET /v1/config", "GET /v1/groups", "GET /v1/members", "GET /v1/mirror", "GET /v1/mirror/drift", "GET /v1/mirror/topics",
 		"GET /v1/plans", "GET /v1/plans/{id}", "GET /v1/runs", "GET /v1/runs/{id}", "GET /v1/sets", "GET /v1/status",
 		"POST /v1/backups", "POST /v1/config/apply", "POST /v1/drills", "POST /v1/failover/plan", "POST /v1/failover/run", "POST /v1/guard",
 		"POST /v1/mirror/pause", "POST /v1/mirror/reseed/plan", "POST /v1/mirror/reseed/run", "POST /v1/mirror/resume",

@@ -15,6 +15,9 @@ type MirrorTopics interface {
 	// MirrorTopics lists every topic of the sources of the links to a region,
 	// with the rule by which it is mirrored or not. An empty region means all.
 	MirrorTopics(ctx context.Context, region topology.Region) (TopicsReport, error)
+	// MirrorDrift compares both ends of the links to a region now. An empty
+	// region means all.
+	MirrorDrift(ctx context.Context, region topology.Region) (DriftReport, error)
 }
 
 // TopicsReport is every topic of each link's source.
@@ -37,7 +40,28 @@ type TopicRow struct {
 	Target     int32 `json:"target_partitions"` // 0: the target has no such topic
 }
 
+// DriftReport is in what the ends of each link differ.
+type DriftReport struct {
+	At    time.Time   `json:"at"`
+	Links []LinkDrift `json:"links"`
+}
+
+// LinkDrift are the differences of one link.
+type LinkDrift struct {
+	ID    consensus.LinkID  `json:"id"`
+	Drift []replicate.Drift `json:"drift"`
+	// Open names the regions whose Kafka has no authorizer: their rights are
+	// not compared, as they have none.
+	Open []topology.Region `json:"open,omitempty"`
+	// Unread says why rights could not be compared otherwise.
+	Unread string `json:"unread,omitempty"`
+}
+
 func (s *server) topicOperations() {
+	handle(s, operation{http.MethodGet, "/v1/mirror/drift", "mirror-drift", "In what source and target differ: topics, partitions, settings, rights", "compare both ends", withinWorld},
+		func(ctx context.Context, in *byRegion) (DriftReport, error) {
+			return s.b.MirrorDrift(ctx, in.Region)
+		})
 	handle(s, operation{http.MethodGet, "/v1/mirror/topics", "mirror-topics", "Each topic, whether it is mirrored, and by which rule", "list topics", withinWorld},
 		func(ctx context.Context, in *byRegion) (TopicsReport, error) {
 			return s.b.MirrorTopics(ctx, in.Region)
@@ -47,4 +71,9 @@ func (s *server) topicOperations() {
 // MirrorTopics lists each topic with its rule. An empty region means all.
 func (c *Client) MirrorTopics(ctx context.Context, region topology.Region) (TopicsReport, error) {
 	return get[TopicsReport](ctx, c, "list topics", "/v1/mirror/topics"+regionQuery(region))
+}
+
+// MirrorDrift compares both ends of each link now. An empty region means all.
+func (c *Client) MirrorDrift(ctx context.Context, region topology.Region) (DriftReport, error) {
+	return get[DriftReport](ctx, c, "compare both ends", "/v1/mirror/drift"+regionQuery(region))
 }

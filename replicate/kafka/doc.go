@@ -25,6 +25,8 @@
 //	fetch.go     asking for batches and reading the answers
 //	look.go      both ends and the last batch, before writing
 //	keeper.go    when topics are looked at, and what is done about them
+//	access.go    rights: read, added, taken away
+//	drift.go     Compare, Drift, Gone
 //	topics.go    topics: read, created, grown, corrected
 //	cluster.go   one cluster: metadata, offsets, raw requests
 //	throttle.go  bytes per second

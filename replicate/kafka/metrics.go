@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/holdfast-dr/holdfast/replicate"
 )
 
 // metrics shows a link's Status to Prometheus. It computes nothing of its own,
@@ -15,6 +17,7 @@ type metrics struct {
 	mirroredRecords, mirroredBytes, up   *prometheus.Desc
 	findings, seenAge                    *prometheus.Desc
 	groupAge, groupFindings              *prometheus.Desc
+	drift                                *prometheus.Desc
 }
 
 func newMetrics(m *Mirror) *metrics {
@@ -34,6 +37,7 @@ func newMetrics(m *Mirror) *metrics {
 		mirroredRecords: desc("records_total", "Records mirrored by this process.", nil),
 		mirroredBytes:   desc("bytes_total", "Stored bytes mirrored by this process.", nil),
 		up:              desc("running", "1 while the mirror runs.", nil),
+		drift:           desc("drift", "Differences between source and target in topics, partitions, settings and rights, by kind.", []string{"kind"}),
 		findings:        desc("findings", "Findings about topics and clusters.", nil),
 		groupAge:        prometheus.NewDesc("holdfast_group_sync_age_seconds", "Time since the group offsets were read that the target has.", nil, link),
 		groupFindings:   prometheus.NewDesc("holdfast_group_findings", "Partitions on which the group should not start in the target; absent: none.", []string{"group"}, link),
@@ -42,7 +46,7 @@ func newMetrics(m *Mirror) *metrics {
 
 // Describe implements prometheus.Collector.
 func (x *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{x.records, x.bytes, x.seconds, x.frozen, x.end, x.seenAge, x.mirroredRecords, x.mirroredBytes, x.up, x.findings, x.groupAge, x.groupFindings} {
+	for _, d := range []*prometheus.Desc{x.records, x.bytes, x.seconds, x.frozen, x.end, x.seenAge, x.mirroredRecords, x.mirroredBytes, x.up, x.findings, x.groupAge, x.groupFindings, x.drift} {
 		ch <- d
 	}
 }
@@ -76,6 +80,11 @@ func (x *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(x.up, running)
 	gauge(x.findings, float64(len(s.Findings)))
+	if d := x.m.Drift(); !d.At.IsZero() {
+		for _, k := range replicate.DriftKinds() {
+			gauge(x.drift, float64(d.Count(k)), string(k))
+		}
+	}
 	g := x.m.Groups()
 	if g.At.IsZero() {
 		return

@@ -51,6 +51,11 @@ type Config struct {
 	ConfigsEvery time.Duration // topic settings; default 3 s
 	GroupsEvery  time.Duration // default 500 ms
 
+	// Access says which rights should be alike; nil: they are not looked at.
+	// With SyncAccess the target's are made so.
+	Access     *replicate.AccessRules
+	SyncAccess bool
+
 	Limits     *replicate.Limits // nil: replicate.DefaultLimits
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // has the metrics while Run runs; nil: no metrics
@@ -126,6 +131,8 @@ type Mirror struct {
 	status  atomic.Pointer[replicate.LinkStatus]
 	ids     atomic.Pointer[map[string]TopicIDs]
 	groups  atomic.Pointer[GroupReport]
+	drift   atomic.Pointer[DriftReport]
+	gone    atomic.Pointer[[]Gone]
 	running atomic.Bool
 
 	mu     sync.Mutex
@@ -145,6 +152,8 @@ func New(conf Config) (*Mirror, error) {
 	m.status.Store(empty)
 	m.ids.Store(&map[string]TopicIDs{})
 	m.groups.Store(&GroupReport{})
+	m.drift.Store(&DriftReport{})
+	m.gone.Store(&[]Gone{})
 	m.metrics = newMetrics(m)
 	return m, nil
 }
