@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -97,6 +98,7 @@ func TestGroups_ResumeAtExactlyTheirNextRecord(t *testing.T) {
 	if report, err = mirror.SyncGroups(t.Context(), r.ca, r.cb, opt); err != nil || len(report.Findings()) > 0 {
 		t.Fatalf("%+v %v", report.Findings(), err)
 	}
+	r.seeds(report)
 	r.goOn() // producers write to the other region now
 
 	off := r.check("franz-go", r.groups, 6, r.withFranz)
@@ -415,6 +417,49 @@ func (r *resume) freshness() {
 	r.t.Logf("a commit is in the target after %v", took)
 	if took[len(took)/2] > time.Second {
 		r.t.Errorf("half of the commits took longer than a second: %v", took)
+	}
+}
+
+// seeds gives the target a commit log about what the groups have read of a
+// topic with holes, twice, and reads it with a plain consumer.
+func (r *resume) seeds(report mirror.GroupReport) {
+	r.t.Helper()
+	compacted := "compact"
+	if _, err := r.cb.Admin.CreateTopic(r.t.Context(), 1, 1, map[string]*string{"cleanup.policy": &compacted}, "commits"); err != nil {
+		r.t.Fatal(err)
+	}
+	var specs []replicate.CommitLog
+	var names []string
+	for _, g := range r.groups {
+		specs = append(specs, replicate.CommitLog{Topic: "commits", Of: "holes", Group: g.name})
+		names = append(names, g.name)
+	}
+	want := map[string]int64{}
+	for _, row := range report.Rows {
+		if row.Topic == "holes" {
+			want[replicate.CommitEntry{Group: row.Group, Partition: row.Partition}.Key()] = row.Want
+		}
+	}
+	committed, err := mirror.Commits(r.t.Context(), r.cb, names)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for range 2 {
+		seeds, err := mirror.SeedCommitLogs(r.t.Context(), r.cb, specs, committed)
+		if err != nil || len(seeds) != len(want) || slices.ContainsFunc(seeds, func(s replicate.Seed) bool { return s.Bad || s.Have != s.Want }) {
+			r.t.Fatalf("%+v %v", seeds, err)
+		}
+	}
+	got := map[string]int64{}
+	for _, rec := range r.read(r.b, "commits", r.endsOf(r.cb, "commits"))[topology.Partition{Topic: "commits"}] {
+		e, err := replicate.DecodeCommit(rec.Key, rec.Value)
+		if _, twice := got[e.Key()]; err != nil || twice || time.Since(e.At) > time.Hour {
+			r.t.Fatalf("%s %s: %+v %v", rec.Key, rec.Value, e, err)
+		}
+		got[e.Key()] = e.Offset
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		r.t.Error(diff)
 	}
 }
 
