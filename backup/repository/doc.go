@@ -37,5 +37,7 @@
 //	pieces.go      plain text back out of blobs
 //	verify.go      every object of a set, and hurts.go: what is lost with it
 //	corrupt.go     a view with one wrong byte, for negative controls
+//	salvage.go     records that a region accepted and that were never mirrored
+//	dir.go         a directory as a store, for salvages where there is no bucket
 //	report.go      reports of drills beside their sets
 package repository
