@@ -43,8 +43,9 @@ func (r Returned) Shared() int64 {
 type Reunion struct {
 	// Proven is below which offset both logs hold the same.
 	Proven int64
-	// Orphans is what only the returned log holds. It must be salvaged before
-	// anything else happens. It may turn out to hold nothing visible.
+	// Orphans is what only the returned log holds, as far as is known. It must
+	// be salvaged before anything else happens. It may turn out to hold nothing
+	// visible.
 	Orphans Range
 	// Foreign are the offsets that name one record here and another one there.
 	Foreign []Range
@@ -72,6 +73,12 @@ func (r Returned) Judge() Reunion {
 		v.Freeze = fmt.Sprintf("nothing below where the mirror stood (%d) could be compared", r.X)
 	}
 	if v.Freeze != "" {
+		// What is known to differ is discarded when the topic is mirrored anew.
+		from := v.Proven
+		if r.Differs >= 0 {
+			from = r.Differs
+		}
+		v.Orphans = Range{Start: min(max(from, r.Start), r.End), End: r.End, Settled: true}
 		return v
 	}
 	if v.Orphans = (Range{Start: max(v.Proven, r.Start), End: r.End, Settled: true}); v.Orphans.Start >= v.Orphans.End {
@@ -89,21 +96,4 @@ func (r Returned) Judge() Reunion {
 		v.LeapTo = r.End
 	}
 	return v
-}
-
-// Skipped are offsets of a source [From, To) in which nothing of it is
-// visible, while the target holds orphans there.
-type Skipped struct {
-	From int64
-	To   int64
-}
-
-// Group returns what the offset of a consumer group at the source becomes at
-// the target: a group that would next read in the skipped offsets reads behind
-// them, as it does at the source, and no orphan.
-func (s Skipped) Group(offset int64) int64 {
-	if s.From <= offset && offset < s.To {
-		return s.To
-	}
-	return offset
 }

@@ -137,12 +137,3 @@ func TestJudge_FreezesWhatIsNotProven(t *testing.T) {
 		}
 	}
 }
-
-func TestSkipped_GroupsReadNoOrphan(t *testing.T) {
-	s := Skipped{From: 100, To: 120}
-	for at, want := range map[int64]int64{0: 0, 99: 99, 100: 120, 119: 120, 120: 120, 500: 500} {
-		if got := s.Group(at); got != want {
-			t.Errorf("%d becomes %d, want %d", at, got, want)
-		}
-	}
-}

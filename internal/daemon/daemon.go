@@ -169,6 +169,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		if err != nil {
 			return err
 		}
+		d.mirrors.salvage = func(ctx context.Context, link consensus.LinkID, epoch uint64) (salvaging, error) {
+			return host.Salvage(ctx, string(link), epoch)
+		}
 		d.runs = &runs{
 			host: host, fleet: fleet, region: me.Region, clock: d.clock, log: log, propose: d.raft,
 			by: "node " + string(d.node), progress: map[consensus.RunID]backup.Progress{},

@@ -47,6 +47,7 @@ type mirrors struct {
 	compare time.Duration // of topics and their settings
 	appends time.Duration // of one append: how long an unclean end may still be under way
 	leap    time.Duration // most time to skip offsets
+	salvage func(ctx context.Context, link consensus.LinkID, epoch uint64) (salvaging, error)
 	clock   clock.Clock
 	former  time.Time // a former life of this daemon had ended by then; zero: there was none
 	state   func() consensus.State

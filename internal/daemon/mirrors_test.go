@@ -23,27 +23,6 @@ import (
 	mirror "github.com/holdfast-dr/holdfast/replicate/kafka"
 )
 
-func TestJudge_NamesOrphansAndEverythingFromTheFirstDifference(t *testing.T) {
-	at := func(n int32) topology.Partition { return topology.Partition{Topic: "events", Partition: n} }
-	span := func(from, to int64) replicate.Range { return replicate.Range{Start: from, End: to} }
-	ranges, orphans := judge([]mirror.Inspection{
-		{Partition: at(0), Target: span(0, 100), Reunion: replicate.Reunion{Orphans: span(100, 100)}},
-		{Partition: at(1), Target: span(0, 140), Reunion: replicate.Reunion{Orphans: span(100, 140)}},
-		{Partition: at(2), Target: span(0, 140), Returned: replicate.Returned{Differs: 70}, Reunion: replicate.Reunion{Freeze: "it differs from 70 on"}},
-		{Partition: at(3), Target: span(0, 90)},
-	})
-	if orphans != 40 {
-		t.Errorf("%d orphans, want 40", orphans)
-	}
-	want := consensus.Ranges{"events": {
-		1: {From: 100, To: 140, Reason: "orphans: accepted here and never mirrored"},
-		2: {From: 70, To: 140, Reason: "it differs from 70 on"},
-	}}
-	if d := cmp.Diff(want, ranges); d != "" {
-		t.Error(d)
-	}
-}
-
 func TestCoverage_CountsGroupsAndNamesWhatIsMissingBounded(t *testing.T) {
 	var r mirror.GroupReport
 	for i := range int32(20) {

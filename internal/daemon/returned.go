@@ -2,9 +2,12 @@ package daemon
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"slices"
 	"time"
 
+	"github.com/holdfast-dr/holdfast/backup"
 	"github.com/holdfast-dr/holdfast/consensus"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 	"github.com/holdfast-dr/holdfast/replicate"
@@ -12,27 +15,32 @@ import (
 )
 
 const (
-	inspectTimeout = 10 * time.Minute
+	inspectTimeout = time.Hour // of one round; what it has salvaged is not used again
 	inspectAgain   = 5 * time.Second
 )
 
-// inspect compares what this region holds with what the other one does, below
-// where it began, and records the orphans above. It mirrors nothing.
+// salvaging is a salvage under way; *recovery.Salvaging is one.
+type salvaging interface {
+	// Put stores whole batches and reads them back.
+	Put(ctx context.Context, batches []byte) (backup.SalvagedBlob, error)
+	// Seal makes the salvage exist, after every object was read once more.
+	Seal(ctx context.Context, parts []backup.SalvagePart) (backup.Salvage, backup.Digest, error)
+	Where() string
+	Close()
+}
+
+// inspect brings a region that came back to where it can follow the one that
+// went on: it ends the transactions that were left open here, compares what
+// both hold below where the mirror stood, salvages what only this region has,
+// and has the other one skip the offsets that are taken here. Then it records
+// what it found, and the link runs. It mirrors nothing, and all of it may be
+// repeated.
 func (m *mirrors) inspect(ctx context.Context, id consensus.LinkID, l consensus.Link) error {
 	for ctx.Err() == nil {
-		round, cancel := context.WithTimeout(ctx, inspectTimeout)
-		found, err := m.compareRegions(round, id, l)
-		cancel()
-		if err == nil {
-			ranges, orphans := judge(found)
-			attempt, cancel := context.WithTimeout(ctx, proposeTimeout)
-			_, err = m.propose.Propose(attempt, m.command(&consensus.JudgeLink{Link: id, Epoch: l.Epoch, Frozen: ranges}))
-			cancel()
-			if err == nil || consensus.Refused(err, consensus.CodeStale) {
-				m.log.Info("compared with "+string(l.From), "link", id, "partitions", len(found), "orphans", orphans)
-				<-ctx.Done() // the next round of reconcile runs what the log says now
-				break
-			}
+		err := m.reunite(ctx, id, l)
+		if err == nil || consensus.Refused(err, consensus.CodeStale) {
+			<-ctx.Done() // the next round of reconcile runs what the log says now
+			break
 		}
 		m.mu.Lock()
 		if run := m.links[id]; run != nil {
@@ -42,6 +50,112 @@ func (m *mirrors) inspect(ctx context.Context, id consensus.LinkID, l consensus.
 		_ = sleep(ctx, inspectAgain)
 	}
 	return nil
+}
+
+func (m *mirrors) reunite(ctx context.Context, id consensus.LinkID, l consensus.Link) error {
+	round, cancel := context.WithTimeout(ctx, inspectTimeout)
+	defer cancel()
+	found, err := m.compareRegions(round, id, l)
+	if err != nil {
+		return err
+	}
+	// The salvage comes before anything else: nothing here is touched, and
+	// nothing is decided, before its records are safe.
+	kept, err := m.keepOrphans(round, id, l, found)
+	if err != nil {
+		return err
+	}
+	if err := m.leapSource(round, id, l, found); err != nil {
+		return err
+	}
+	verdict := judge(id, l.Epoch, found, kept)
+	attempt, cancel := context.WithTimeout(ctx, proposeTimeout)
+	defer cancel()
+	if _, err = m.propose.Propose(attempt, m.command(verdict)); err != nil {
+		return err
+	}
+	args := []any{"link", id, "partitions", len(found)}
+	if s := verdict.Salvage; s != nil {
+		args = append(args, "orphans", s.Records, "salvage", s.ID, "where", s.Where)
+	}
+	m.log.Info("compared with "+string(l.From), args...)
+	return nil
+}
+
+// kept is what a salvage holds.
+type kept struct {
+	seal   backup.Salvage
+	digest backup.Digest
+	where  string
+	parts  map[topology.Partition]backup.SalvagePart // with at least one record
+}
+
+// keepOrphans reads all that only this region has, and seals it. Ranges
+// without a visible record, such as a fence, are left out.
+func (m *mirrors) keepOrphans(ctx context.Context, id consensus.LinkID, l consensus.Link, found []mirror.Inspection) (kept, error) {
+	out := kept{parts: map[topology.Partition]backup.SalvagePart{}}
+	found = slices.DeleteFunc(slices.Clone(found), func(i mirror.Inspection) bool { return i.Orphans.Start >= i.Orphans.End })
+	if len(found) == 0 {
+		return out, nil
+	}
+	v, err := m.salvage(ctx, id, l.Epoch)
+	if err != nil {
+		return out, fmt.Errorf("salvage the orphans: %w", err)
+	}
+	defer v.Close()
+	var parts []backup.SalvagePart
+	for _, i := range found {
+		part := backup.SalvagePart{Topic: i.Topic, Partition: i.Partition.Partition, From: i.Orphans.Start, To: i.Orphans.End}
+		held, err := mirror.ReadOrphans(ctx, m.regions[l.To].kafka, i.Partition, i.Orphans, func(batches []byte) error {
+			blob, err := v.Put(ctx, batches)
+			part.Blobs = append(part.Blobs, blob)
+			return err
+		})
+		if err != nil {
+			return out, fmt.Errorf("salvage the orphans: %w", err)
+		}
+		part.Records = held.Records
+		for _, a := range held.Aborted {
+			part.Aborted = append(part.Aborted, backup.AbortedSpan{Producer: a.Producer, From: a.From, To: a.To})
+		}
+		if len(part.Blobs) > 0 {
+			parts, out.parts[i.Partition] = append(parts, part), part
+		}
+	}
+	if len(parts) == 0 {
+		return out, nil
+	}
+	out.seal, out.digest, err = v.Seal(ctx, parts)
+	out.where = v.Where()
+	return out, err
+}
+
+// leapTries bounds how often the source is asked to skip on, one budget each.
+const leapTries = 20
+
+// leapSource has the region that went on skip the offsets up to where this one
+// ends: a link that starts above its source's end would never begin.
+func (m *mirrors) leapSource(ctx context.Context, id consensus.LinkID, l consensus.Link, found []mirror.Inspection) error {
+	to := map[topology.Partition]int64{}
+	for _, i := range found {
+		if i.Freeze == "" && i.LeapTo > 0 {
+			to[i.Partition] = i.LeapTo
+		}
+	}
+	for range leapTries {
+		if len(to) == 0 {
+			return nil
+		}
+		opt := m.promotion(id, l)
+		opt.LeapTo, opt.Starts = to, nil
+		ends, err := mirror.Leap(ctx, m.regions[l.From].kafka, opt)
+		if err != nil {
+			return fmt.Errorf("have %s skip the offsets that are taken here: %w", l.From, err)
+		}
+		m.log.Info("had "+string(l.From)+" skip the offsets that are taken here", "link", id, "partitions", len(to))
+		maps.DeleteFunc(to, func(p topology.Partition, want int64) bool { return ends[p] >= want })
+	}
+	return fmt.Errorf("%s did not skip the offsets that are taken here in %s: %d partitions are left", l.From, m.leap*leapTries, len(to))
 }
 
 // compareRegions reads what both regions hold. First it ends the transactions
@@ -56,7 +170,19 @@ func (m *mirrors) compareRegions(ctx context.Context, id consensus.LinkID, l con
 	if err != nil {
 		return nil, err
 	}
-	return mirror.Inspect(ctx, source, target, before(m.state(), l), 0)
+	known := before(m.state(), l)
+	// A topic that came to be right before the failure was never mirrored: all
+	// that is in it here is an orphan.
+	all, err := mirror.Ends(ctx, target, m.topics)
+	if err != nil {
+		return nil, err
+	}
+	for p := range all {
+		if _, ok := known[p]; !ok {
+			known[p] = mirror.Before{Epoch: -1}
+		}
+	}
+	return mirror.Inspect(ctx, source, target, known, 0)
 }
 
 // before is what the log knows of the partitions of an unproven link.
@@ -86,23 +212,48 @@ func before(s consensus.State, l consensus.Link) map[topology.Partition]mirror.B
 	return out
 }
 
-// judge names what the returned region holds and the other does not: orphans,
-// and, should the prefixes differ, all from the first difference on.
-func judge(found []mirror.Inspection) (consensus.Ranges, int64) {
-	ranges, orphans := consensus.Ranges{}, int64(0)
+// judge puts what was found into words for the log. A partition that cannot
+// follow is frozen with the reason; so is a compacted one with orphans: there
+// an orphan is the state of its key, and only mirroring anew takes it back.
+func judge(id consensus.LinkID, epoch uint64, found []mirror.Inspection, k kept) *consensus.JudgeLink {
+	out := &consensus.JudgeLink{Link: id, Epoch: epoch, Frozen: consensus.Ranges{}, Starts: consensus.Offsets{}, Orphans: consensus.Spans{}, Foreign: consensus.Spans{}}
 	for _, i := range found {
-		f := consensus.Frozen{From: i.Orphans.Start, To: i.Orphans.End, Reason: "orphans: accepted here and never mirrored"}
-		if i.Freeze != "" {
-			f = consensus.Frozen{From: min(max(0, i.Differs), i.Target.End), To: i.Target.End, Reason: i.Freeze}
+		_, orphans := k.parts[i.Partition]
+		if orphans {
+			addSpan(out.Orphans, i.Partition, i.Orphans)
 		}
-		orphans += i.Orphans.End - i.Orphans.Start
-		if f.To <= f.From {
+		freeze := i.Freeze
+		if freeze == "" && orphans && i.Compacted {
+			freeze = "orphans in a compacted topic: they are the state of their keys here"
+		}
+		if freeze != "" {
+			if out.Frozen[i.Topic] == nil {
+				out.Frozen[i.Topic] = map[int32]consensus.Frozen{}
+			}
+			out.Frozen[i.Topic][i.Partition.Partition] = consensus.Frozen{From: i.Orphans.Start, To: i.Orphans.End, Reason: freeze}
 			continue
 		}
-		if ranges[i.Topic] == nil {
-			ranges[i.Topic] = map[int32]consensus.Frozen{}
+		for _, f := range i.Foreign {
+			addSpan(out.Foreign, i.Partition, f)
 		}
-		ranges[i.Topic][i.Partition.Partition] = f
+		if out.Starts[i.Topic] == nil {
+			out.Starts[i.Topic] = map[int32]int64{}
+		}
+		out.Starts[i.Topic][i.Partition.Partition] = i.Reunion.Start
 	}
-	return ranges, orphans
+	if len(k.parts) > 0 {
+		records, stored := k.seal.Totals()
+		out.Salvage = &consensus.Salvage{
+			ID: consensus.SalvageID(k.seal.ID), Link: id, Epoch: epoch, At: k.seal.Sealed, Where: k.where, Digest: string(k.digest),
+			Records: records, Bytes: stored, Orphans: out.Orphans,
+		}
+	}
+	return out
+}
+
+func addSpan(to consensus.Spans, p topology.Partition, r replicate.Range) {
+	if to[p.Topic] == nil {
+		to[p.Topic] = map[int32][]consensus.Span{}
+	}
+	to[p.Topic][p.Partition] = append(to[p.Topic][p.Partition], consensus.Span{From: r.Start, To: r.End})
 }

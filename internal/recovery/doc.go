@@ -10,5 +10,6 @@
 //	stores.go   connections to a region's stores
 //	look.go     what `holdfast check` wants to know
 //	clean.go    what a restore by hand left when it was killed
+//	salvage.go  where records that were never mirrored are kept
 //	drill.go    a drill of one set, and its report
 package recovery

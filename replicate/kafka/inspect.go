@@ -142,6 +142,9 @@ func (in *inspector) partition(ctx context.Context, p topology.Partition, known 
 	}
 	if !onSource || !onTarget { // deleted on one side: nothing to compare
 		i.Whole = true
+		if !onSource {
+			i.Ahead = b.End // there is nothing to follow, and nothing to leap
+		}
 		i.Reunion = i.Returned.Judge()
 		return i, nil
 	}
