@@ -11,10 +11,12 @@ import (
 	"hash/crc32"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -203,6 +205,42 @@ func (z *zombie) end() int64 {
 	return ranges[topology.Partition{Topic: z.name}].End
 }
 
+// deleteTo moves the log start.
+func (z *zombie) deleteTo(offset int64) {
+	z.t.Helper()
+	var to kadm.Offsets
+	to.Add(kadm.Offset{Topic: z.name, At: offset})
+	got, err := z.cl.Admin.DeleteRecords(z.t.Context(), to)
+	if err == nil {
+		err = got.Error()
+	}
+	z.must(err)
+}
+
+// seesOnly fails unless a plain consumer sees so many records.
+func (z *zombie) seesOnly(n int) {
+	z.t.Helper()
+	c, err := z.cl.Another(kgo.ConsumeTopics(z.name), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		z.t.Fatal(err)
+	}
+	defer c.Close()
+	seen := 0
+	for {
+		ctx, cancel := context.WithTimeout(z.t.Context(), time.Second)
+		f := c.Kgo.PollFetches(ctx)
+		quiet := ctx.Err() != nil
+		cancel()
+		seen += f.NumRecords()
+		if quiet {
+			break
+		}
+	}
+	if seen != n {
+		z.t.Errorf("a consumer sees %d records, want %d", seen, n)
+	}
+}
+
 // options are those of the link to the zombie's topic, whose recorded start is start.
 func (z *zombie) options(start int64) mirror.PromoteOptions {
 	return mirror.PromoteOptions{
@@ -377,10 +415,11 @@ func TestPromotion_ShutsOutEveryLateWrite(t *testing.T) {
 	story("TheSeedersLateFiller", 0, func(z *zombie) {
 		z.must(z.filler(0, 5000))
 		z.must(z.filler(5000, 5000))
-		at := z.promote(z.options(0), 10_000)
-		if !at.Seeding {
-			z.t.Errorf("%+v does not say that it was being seeded", at)
+		at := z.promote2(z.options(0))
+		if !at.Seeding || at.FillerShown || at.X != 10_000 || at.Fence <= at.X {
+			z.t.Errorf("%s", at)
 		}
+		z.seesOnly(0)
 		settled(z, func() {
 			z.refused("the next filler", z.filler(10_000, 5000))
 			z.refused("its last filler again", z.filler(5000, 5000))
@@ -388,6 +427,18 @@ func TestPromotion_ShutsOutEveryLateWrite(t *testing.T) {
 			z.refused("the first data", z.at(10_000).data(10_000, 10))
 			z.fenced(z.options(0), at)
 		})
+	})
+	story("SeedingGoesOnOverOlderRecords", 700, func(z *zombie) {
+		z.must(z.filler(700, 5000))
+		at := z.promote2(z.options(700))
+		if !at.Seeding || !at.FillerShown || at.X != 5700 || at.Fence != 5700 {
+			z.t.Errorf("%s", at)
+		}
+		settled(z, func() {
+			z.refused("the next filler", z.filler(5700, 5000))
+			z.fenced(z.options(700), at)
+		})
+		z.seesOnly(5700) // older records are worth more than a clean log
 	})
 	story("TheNextLinkOfTheSameDirectionIsLetIn", 0, func(z *zombie) {
 		z.must(z.data(0, 100))
@@ -403,6 +454,60 @@ func TestPromotion_ShutsOutEveryLateWrite(t *testing.T) {
 			z.refused("the next link", next.data(at.End+20, 10))
 		})
 		next.fenced(next.options(at.End), got)
+	})
+	story("AnEmptiedLog", 0, func(z *zombie) {
+		z.must(z.data(0, 100))
+		z.must(z.marks(100, 20_000-100, 1))
+		z.must(z.at(19_900).data(19_900, 10))
+		z.deleteTo(19_910) // retention took everything: the log tells nothing of the run
+		at := z.promote(z.options(0), 19_910)
+		settled(z, func() {
+			z.refused("the next batch of the running run", z.at(19_900).data(19_910, 5))
+			z.refused("its last batch again", z.at(19_900).data(19_900, 10))
+			z.refused("a run at x", z.at(19_910).data(19_910, 5))
+			z.fenced(z.options(0), at)
+		})
+		again := z.promote2(z.options(0))
+		if again.X != at.X || again.Fence != at.Fence {
+			z.t.Errorf("%s after %s", again, at)
+		}
+	})
+	story("RecordsOfOthersAtTheStartOfTheLog", 0, func(z *zombie) {
+		z.must(z.data(0, 100))
+		z.promote(z.options(0), 100)
+		z.produce(3)
+		z.deleteTo(z.end() - 1) // the fence is gone too
+		_, err := mirror.Promote(z.t.Context(), z.cl, z.options(0))
+		if err == nil || !strings.Contains(err.Error(), "no longer tells where") {
+			z.t.Errorf("%v", err)
+		}
+	})
+	story("FewerInSyncThanRequired", 0, func(z *zombie) {
+		z.must(z.data(0, 100))
+		two := "2"
+		if _, err := z.cl.Admin.AlterTopicConfigs(z.t.Context(), []kadm.AlterConfig{{Name: "min.insync.replicas", Value: &two}}, z.name); err != nil {
+			z.t.Fatal(err)
+		}
+		opt := z.options(0)
+		opt.Patience = time.Second
+		_, err := mirror.Promote(z.t.Context(), z.cl, opt)
+		if err == nil || !strings.Contains(err.Error(), "bring a broker back, or lower") {
+			z.t.Errorf("%v", err)
+		}
+		if end := z.end(); end != 100 {
+			z.t.Errorf("the log ends at %d", end)
+		}
+		// The condition ends while the promotion waits.
+		opt.Patience = 20 * time.Second
+		one := "1"
+		opt.Progress = func(p mirror.PromoteProgress) {
+			if p.Why != "" {
+				if _, err := z.cl.Admin.AlterTopicConfigs(z.t.Context(), []kadm.AlterConfig{{Name: "min.insync.replicas", Value: &one}}, z.name); err != nil {
+					z.t.Error(err)
+				}
+			}
+		}
+		z.fenced(opt, z.promote(opt, 100))
 	})
 	story("AFenceThatIsRepeatedDoesNotMoveX", 0, func(z *zombie) {
 		z.must(z.data(0, 100))
@@ -762,4 +867,101 @@ func TestPromotion_SurvivesAKillOfTheBroker(t *testing.T) {
 		}
 		z.fenced(opt, again)
 	}
+}
+
+// TestCheckFence_FindsAFenceThatTheBrokerForgot empties a log and restarts its
+// broker, which then remembers no producer: the fence is lost, and a repeat of
+// the mirror's batch would be stored, so the check must not send it.
+func TestCheckFence_FindsAFenceThatTheBrokerForgot(t *testing.T) {
+	p := newPromoted(t, nil)
+	z, whole := p.zombie(t, "forgotten", 0), p.zombie(t, "remembered", 0)
+	z.must(z.data(0, 100))
+	whole.must(whole.data(0, 100))
+	opt := z.options(0)
+	opt.Topics = replicate.Only(z.name, whole.name)
+	got, err := mirror.Promote(t.Context(), p.cl, opt)
+	if err != nil || len(got) != 2 {
+		t.Fatalf("%v %v", got, err)
+	}
+	z.deleteTo(z.end())
+	if err := p.k.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.k.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	before := z.end()
+	open, err := mirror.CheckFence(t.Context(), p.cl, opt, got)
+	if err != nil || len(open) != 1 || open[0].Topic != z.name || !strings.Contains(open[0].Why, "remember") {
+		t.Errorf("%+v %v, want %s only", open, err, z.name)
+	}
+	if z.end() != before {
+		t.Error("the check wrote a record")
+	}
+	if with, err := mirror.Authorizer(t.Context(), p.cl); err != nil || with {
+		t.Errorf("the broker has no authorizer, said is %t, %v", with, err)
+	}
+}
+
+// TestPromotion_WhileAPrefixIsBeingSeeded leaps far, over filler, shows
+// nothing of it, and finds the same x again after kills of the broker.
+func TestPromotion_WhileAPrefixIsBeingSeeded(t *testing.T) {
+	p := newPromoted(t, nil)
+	z := p.zombie(t, "seeding", 0)
+	z.must(z.filler(0, 30_000))
+	z.must(z.filler(30_000, 30_000))
+	opt := z.options(0)
+	tp := topology.Partition{Topic: z.name}
+	opt.LeapTo = map[topology.Partition]int64{tp: 3_000_000}
+	opt.LeapBudget, opt.Patience = 30*time.Second, time.Minute
+	start := func() int64 {
+		t.Helper()
+		r, err := mirror.Ends(t.Context(), p.cl, replicate.Only(z.name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r[tp].Start
+	}
+	restarted := make(chan error, 1)
+	killed := false
+	opt.Progress = func(at mirror.PromoteProgress) { // in the middle of the filler
+		if at.Step == "seeded" && at.Done == 0 && !killed {
+			killed = true
+			go func() {
+				time.Sleep(150 * time.Millisecond)
+				restarted <- errors.Join(p.k.Kill(), p.k.Restart(context.Background()))
+			}()
+		}
+	}
+	began := time.Now()
+	first := z.promote2(opt)
+	if err := <-restarted; err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s in %s", first, time.Since(began).Round(time.Millisecond))
+	check := func(what string, got mirror.Promotion, records int) {
+		t.Helper()
+		if got.X != 60_000 || !got.Seeding || got.FillerShown || got.Short != 0 || got.End < 3_000_000 || got.Fence < start() || start() < 2_999_990 {
+			t.Errorf("%s: %s; the log starts at %d", what, got, start())
+		}
+		z.seesOnly(records)
+		z.refused("the next filler", z.filler(60_000, 5000))
+		z.refused("the first data", z.at(60_000).data(60_000, 5))
+		z.fenced(opt, got)
+	}
+	check("at first", first, 0)
+	z.produce(7)
+	check("again", z.promote2(opt), 7)
+	// A broker notes the start of a log once a minute: a kill brings filler back.
+	if err := errors.Join(p.k.Kill(), p.k.Restart(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("after a kill the log starts at %d", start())
+	if start() == 0 {
+		open, err := mirror.CheckFence(t.Context(), p.cl, opt, []mirror.Promotion{first})
+		if err != nil || len(open) != 1 || !strings.Contains(open[0].Why, "filler") {
+			t.Errorf("the check says %+v %v", open, err)
+		}
+	}
+	check("after a kill", z.promote2(opt), 7)
 }

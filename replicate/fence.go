@@ -34,6 +34,11 @@ func (r Run) Fence(x int64, last *Batch, states []ProducerState) []Mark {
 		add(w.SeedProducer(w.Start))
 		add(r.SeedProducer(x))
 	}
+	for _, s := range states { // shut before: an earlier promotion knew more than the log tells now
+		if last == nil && s.Shut() {
+			add(s.ID)
+		}
+	}
 	writers := []Run{r}
 	if kind != Foreign && w.Link != r.Link { // an earlier epoch of the link may be asleep here
 		older := r
@@ -61,11 +66,33 @@ func FenceMark(id int64) Mark {
 	return Mark{ProducerID: id, Epoch: FenceEpoch, CoordinatorEpoch: FenceCoordinator}
 }
 
+// Stone is the marker behind a partition that was promoted while its prefix was
+// being seeded: all below it is deleted, so it carries x itself, which a
+// repeated promotion could not read from the log any more.
+func (r Run) Stone(x int64) Mark {
+	return Mark{ProducerID: r.producer("stone", 0), Epoch: int16(x & 0x7fff), CoordinatorEpoch: int32(x >> 15 & 0x7fffffff)}
+}
+
+// StoneAt reads x from a stone of this link.
+func (r Run) StoneAt(b Batch) (x int64, ok bool) {
+	if !b.Control() || b.ProducerID != r.producer("stone", 0) {
+		return 0, false
+	}
+	high, err := b.CoordinatorEpoch()
+	return int64(high)<<15 | int64(b.ProducerEpoch), err == nil
+}
+
 // ProducerState is what a broker remembers of one producer id.
 type ProducerState struct {
-	ID           int64
-	Epoch        int16
-	LastSequence int32 // -1: none
+	ID               int64
+	Epoch            int16
+	LastSequence     int32 // -1: none
+	CoordinatorEpoch int32 // of its last marker
+}
+
+// Shut says that the id's last marker was a fence.
+func (s ProducerState) Shut() bool {
+	return s.ID >= 1<<62 && s.Epoch == FenceEpoch && s.CoordinatorEpoch == FenceCoordinator
 }
 
 // running finds the run that wrote the record before x from what the broker
@@ -101,14 +128,18 @@ type Tail struct {
 	Next int64  // how far the log was read
 	// Fences has the offset of the latest fence marker of each producer id.
 	Fences map[int64]int64
-	Fence  int64 // the first fence marker at or behind X; -1: none was read
+	Fence  int64 // the first fence marker at or behind X, and behind Stone; -1: none was read
 	Stray  int64 // the first record of the link that is not where it belongs; -1: none
+	Other  int64 // the first record of somebody else behind X; -1: none was read
+	Stone  int64 // the last stone of this X with nobody else's record before it; -1: none
+	// Skipped says that not all behind X was read.
+	Skipped bool
 }
 
 // NewTail begins to read at x, up to which everything is known to be the
 // link's own.
 func NewTail(link Run, x int64, last *Batch) *Tail {
-	return &Tail{Run: link, X: x, Last: last, Next: x, Fences: map[int64]int64{}, Fence: -1, Stray: -1}
+	return &Tail{Run: link, X: x, Last: last, Next: x, Fences: map[int64]int64{}, Fence: -1, Stray: -1, Other: -1, Stone: -1}
 }
 
 // Take adds the next batch of the log. Batches below Next are passed over. A
@@ -130,12 +161,21 @@ func (t *Tail) Take(b Batch) {
 		}
 	case t.Stray < 0 && (kind == Data || kind == Seeded || t.Run.strayed(b)):
 		t.Stray = b.Base
+	case t.Other < 0 && !b.Control() && kind == Foreign && b.ProducerID != t.Run.LeapProducer() && !t.Run.strayed(b):
+		t.Other = b.Base
+	}
+	if x, ok := t.Run.StoneAt(b); ok && x == t.X && t.Other < 0 && t.Stray < 0 && !t.Skipped {
+		t.Stone, t.Fence = b.Base, -1 // what is below goes
 	}
 	t.Next = b.End()
 }
 
 // Skip passes over what was not read.
-func (t *Tail) Skip(to int64) { t.Next = max(t.Next, to) }
+func (t *Tail) Skip(to int64) {
+	if to > t.Next {
+		t.Next, t.Skipped = to, true
+	}
+}
 
 // Stands says whether all these fence markers were read at or behind from.
 func (t *Tail) Stands(marks []Mark, from int64) bool {

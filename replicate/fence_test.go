@@ -210,3 +210,58 @@ func TestLeapEntries_MoveAllAtOnePaceAndGiveEachExactlyItsNeed(t *testing.T) {
 		}
 	})
 }
+
+func TestStone_CarriesXAndIsNeitherFenceNorOurs(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		link := testRun(rapid.Int64Range(0, 1<<44).Draw(t, "start"))
+		x := link.Start + rapid.Int64Range(0, 1<<44).Draw(t, "x")
+		b := control(x+rapid.Int64Range(0, 1<<44).Draw(t, "ahead"), link.Stone(x))
+		if got, ok := link.StoneAt(b); !ok || got != x {
+			t.Fatalf("%d %t, want %d", got, ok, x)
+		}
+		if _, kind := link.Author(b); kind != Foreign || b.IsFence() || b.ProducerEpoch < 0 {
+			t.Fatalf("kind %d, fence %t, epoch %d", kind, b.IsFence(), b.ProducerEpoch)
+		}
+		other := link
+		other.Partition++
+		if _, ok := other.StoneAt(b); ok {
+			t.Fatal("another partition takes the stone for its own")
+		}
+	})
+}
+
+func TestTail_AStoneCountsOnlyWhileNobodyElseWroteBeforeIt(t *testing.T) {
+	link := testRun(0)
+	read := func(batches ...Batch) *Tail {
+		tail := NewTail(link, 0, nil)
+		for _, b := range append([]Batch{filler(link, 0, 100), fenceAt(100, link.SeedProducer(0))}, batches...) {
+			tail.Take(b)
+		}
+		return tail
+	}
+	leapt := Batch{Header: Header{Base: 101, LastDelta: 98, Count: 99, ProducerID: link.LeapProducer()}}
+	producer := leapt
+	producer.ProducerID = 12
+	stone, fence := control(200, link.Stone(100)), fenceAt(201, link.SeedProducer(0))
+	if tail := read(leapt, stone, fence); tail.X != 100 || tail.Stone != 200 || tail.Fence != 201 || tail.Other != -1 {
+		t.Errorf("%+v", tail)
+	}
+	if tail := read(producer, stone, fence); tail.Stone != -1 || tail.Other != 101 || tail.Fence != 100 {
+		t.Errorf("%+v", tail)
+	}
+	if tail := read(leapt, control(200, link.Stone(99)), fence); tail.Stone != -1 {
+		t.Errorf("the stone of another x counts: %+v", tail)
+	}
+	late := read(leapt, stone, fence)
+	producer.Base = 202
+	late.Take(producer)
+	if late.Stone != 200 || late.Other != 202 {
+		t.Errorf("%+v", late)
+	}
+	skipped := read()
+	skipped.Skip(200)
+	skipped.Take(stone)
+	if skipped.Stone != -1 {
+		t.Errorf("what was not read may be anything: %+v", skipped)
+	}
+}

@@ -43,9 +43,10 @@
 //	reseed.go    Reseed
 //	promote.go   Promote: the end of a link at its target
 //	fence.go     fence markers, written and read back
-//	leap.go      the offsets that the source may have used, skipped
 //	fence_trace.go  where the link's records end, read from the log
 //	fence_check.go  CheckFence: does it still hold
+//	leap.go      the offsets that the source may have used, skipped
+//	leap_seeded.go  the same where a prefix was being seeded
 //	probe.go     Probe
 //	verify.go    Verify: both ends compared, record by record
 //	verify_read.go  what it reads, decoded by franz-go alone

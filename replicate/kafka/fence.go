@@ -16,15 +16,16 @@ import (
 
 // Bounds of a fence.
 const (
-	fenceTries    = 50       // of one partition, each answered, against a mirror that runs on
-	fenceMarkers  = 2000     // markers in one request
-	traceSteps    = 200      // requests to find the border of one round's partitions
-	traceNear     = 256      // offsets that are read rather than halved
-	traceBytes    = 8 << 20  // read behind the border of one partition
-	traceMarks    = 64 << 20 // read to find the markers just written among the records of producers
-	traceGuess    = 64 << 10 // bytes asked for, of each partition, to see one batch
-	traceGuessMax = 2 << 20  // after an answer that was cut off
-	describeMax   = 200      // partitions in one request for producers
+	fenceTries    = 50        // of one partition, each answered, against a mirror that runs on
+	fenceMarkers  = 2000      // markers in one request
+	traceSteps    = 200       // requests to find the border of one round's partitions
+	traceNear     = 256       // offsets that are read rather than halved
+	traceBytes    = 8 << 20   // read behind the border of one partition
+	traceMarks    = 64 << 20  // read to find the markers just written among the records of producers
+	traceFiller   = 256 << 20 // read behind a border that is filler: so much is some 300 million offsets
+	traceGuess    = 64 << 10  // bytes asked for, of each partition, to see one batch
+	traceGuessMax = 2 << 20   // after an answer that was cut off
+	describeMax   = 200       // partitions in one request for producers
 )
 
 // fence writes the fence markers of all partitions and reads them back, until
@@ -43,6 +44,9 @@ func (p *promoter) fence(ctx context.Context) error {
 			return err
 		}
 		for _, q := range readyOf(todo) {
+			if x, ok := p.Recorded[q.Partition]; ok && x != q.tail.X {
+				return fmt.Errorf("%s in kafka %s: the mirror's records end at %d, recorded is %d: the log was cut off, or another link was recorded", q.Partition, p.cl.Name(), q.tail.X, x)
+			}
 			if q.wrote && q.tail.Stands(q.want, q.from) && q.tail.Stands(q.run.Fence(q.tail.X, q.tail.Last, nil), q.from) {
 				q.stood, q.moved = true, time.Now()
 			}
@@ -115,7 +119,7 @@ func (p *promoter) markSome(ctx context.Context, node int32, of []*promoting) er
 	req := kmsg.NewPtrWriteTxnMarkersRequest()
 	for _, q := range of {
 		for _, m := range q.want {
-			addMarker(req, m, []topology.Partition{q.Partition})
+			addMarker(req, m, q.only())
 		}
 	}
 	codes, err := writeMarkers(ctx, p.cl, node, p.RequestTimeout, req)
@@ -239,7 +243,7 @@ func producersAt(ctx context.Context, cl *kafka.Client, byNode map[int32][]spot)
 					}
 					out[id] = []replicate.ProducerState{}
 					for _, a := range x.ActiveProducers {
-						out[id] = append(out[id], replicate.ProducerState{ID: a.ProducerID, Epoch: int16(a.ProducerEpoch), LastSequence: a.LastSequence})
+						out[id] = append(out[id], replicate.ProducerState{ID: a.ProducerID, Epoch: int16(a.ProducerEpoch), LastSequence: a.LastSequence, CoordinatorEpoch: a.CoordinatorEpoch})
 					}
 				}
 			}

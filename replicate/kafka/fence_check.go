@@ -22,6 +22,9 @@ type Unfenced struct {
 	Why string `json:"why"`
 }
 
+// String says it in one line.
+func (u Unfenced) String() string { return fmt.Sprintf("%s: %s", u.Partition, u.Why) }
+
 // checkBytes bounds what one request of a check sends again.
 const checkBytes = 4 << 20
 
@@ -130,7 +133,15 @@ func (c *fenceCheck) at(ctx context.Context, node int32, of []*promoting, states
 			c.why[id] = fmt.Sprintf("no fence marker stands at %d any more (an unclean election?)", at.Fence)
 			continue
 		}
-		if open := openID(q.run.Fence(at.X, lastBatch, states[id]), states[id]); open != nil {
+		if at.Seeding && !at.FillerShown && q.start < at.X {
+			c.why[id] = fmt.Sprintf("its filler is shown again: the log starts at %d (a broker that was killed forgets the last minute's log starts)", q.start)
+			continue
+		}
+		need := q.run.Fence(at.X, lastBatch, nil)
+		if lastBatch == nil { // deleted since: what every fence at X has
+			need = []replicate.Mark{replicate.FenceMark(q.run.DataProducer(at.X)), replicate.FenceMark(q.run.SeedProducer(q.run.Start)), replicate.FenceMark(q.run.FillProducer(at.X))}
+		}
+		if open := openID(need, states[id]); open != nil {
 			c.why[id] = fmt.Sprintf("the broker does not remember that producer %d is shut (expired, an emptied log and a restart, or an unclean election)", open.ProducerID)
 			continue
 		}
@@ -163,7 +174,7 @@ func (c *fenceCheck) at(ctx context.Context, node int32, of []*promoting, states
 func openID(marks []replicate.Mark, states []replicate.ProducerState) *replicate.Mark {
 	for _, m := range marks {
 		if !slices.ContainsFunc(states, func(s replicate.ProducerState) bool {
-			return s.ID == m.ProducerID && s.Epoch == replicate.FenceEpoch
+			return s.ID == m.ProducerID && s.Shut()
 		}) {
 			return &m
 		}

@@ -113,7 +113,7 @@ func (p *promoter) goBack(ctx context.Context, node int32, of []*promoting) erro
 		}
 		q.tail = replicate.NewTail(q.run, b.low, b.last)
 		if b.last == nil && b.low > q.run.Start && b.low < q.end {
-			if err := p.startsWithFence(ctx, node, q); err != nil {
+			if err := p.startsElsewhere(ctx, node, q); err != nil {
 				return err
 			}
 		}
@@ -121,17 +121,30 @@ func (p *promoter) goBack(ctx context.Context, node int32, of []*promoting) erro
 	return nil
 }
 
-// startsWithFence accepts a log that begins, behind the link's start, with a
-// record of somebody else only if that is the fence: then the link's records
-// were deleted up to it.
-func (p *promoter) startsWithFence(ctx context.Context, node int32, q *promoting) error {
-	got := peekMany(ctx, p.cl, node, []spot{q.at}, map[topology.Partition]int64{q.Partition: q.tail.X})[q.Partition]
-	switch {
-	case got.err != nil:
+// startsElsewhere finds x for a log that begins, behind the link's start, with
+// a batch that is not the link's own: all that was below is deleted. The first
+// batch may tell: the fence stands at x, and a stone carries it. Else x must
+// have been recorded.
+func (p *promoter) startsElsewhere(ctx context.Context, node int32, q *promoting) error {
+	got := peekMany(ctx, p.cl, node, []spot{q.at}, q.offset(q.tail.X))[q.Partition]
+	if len(got.batches) == 0 { // with an error or without
 		q.tail = nil
-		q.failed("read the start of its log: " + got.err.Error())
-	case len(got.batches) == 0 || !got.batches[0].IsFence():
-		return fmt.Errorf("%s in kafka %s: %w: it starts at %d with records of somebody else (was it promoted before? then its recorded end is the one to use)", q.Partition, p.cl.Name(), errLogStart, q.start)
+		q.failed(fmt.Sprintf("read the start of its log: no batch, %v", got.err))
+		return nil
+	}
+	x, known := q.run.StoneAt(got.batches[0])
+	q.stone = known
+	if !known {
+		x, known = p.Recorded[q.Partition]
+	}
+	switch {
+	case known && x <= q.tail.X:
+		start := q.tail.X
+		q.tail = replicate.NewTail(q.run, x, nil)
+		q.tail.Next = start
+	case !known && got.batches[0].IsFence():
+	default:
+		return fmt.Errorf("%s in kafka %s: %w: it starts at %d with records of somebody else (was it promoted before? then say the x that was recorded)", q.Partition, p.cl.Name(), errLogStart, q.start)
 	}
 	return nil
 }
@@ -152,10 +165,13 @@ func (p *promoter) readOn(ctx context.Context, node int32, of []*promoting) {
 				continue
 			}
 			limit, skip := traceBytes, q.end
+			if q.seeding() {
+				limit = traceFiller
+			}
 			if q.wrote && q.tail.Next < q.from {
 				skip = q.from // the markers to be read back are behind it
 			} else if q.wrote {
-				limit = traceMarks
+				limit = max(limit, traceMarks)
 			}
 			if read[q.Partition] > limit {
 				q.tail.Skip(skip)

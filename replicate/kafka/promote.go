@@ -32,13 +32,20 @@ type Promotion struct {
 	// between End and what LeapTo asked for. 0: nothing.
 	Short int64 `json:"short,omitempty"`
 	// Seeding says that the partition was promoted while its prefix was being
-	// seeded: below X are no records, only filler.
+	// seeded: below X are no records of the source, only filler. It is deleted,
+	// so the log starts just below End and shows nothing.
 	Seeding bool `json:"seeding,omitempty"`
+	// FillerShown says that filler is still there for consumers to see, empty
+	// records below End, because other records would have had to go with it.
+	FillerShown bool `json:"filler_shown,omitempty"`
 }
 
 // String says it in one line.
 func (p Promotion) String() string {
 	s := fmt.Sprintf("%s: x %d, fence %d, end %d", p.Partition, p.X, p.Fence, p.End)
+	if p.FillerShown {
+		s += ", filler is still shown"
+	}
 	if p.Short > 0 {
 		s += fmt.Sprintf(", %d short", p.Short)
 	}
@@ -61,6 +68,10 @@ type PromoteOptions struct {
 	// Known are topic identities recorded earlier. A target topic with another
 	// one is refused. Topics that are not in it are taken as they are found.
 	Known map[string]TopicIDs
+	// Recorded has X of an earlier promotion of this link, where there was one.
+	// It must be the X that is found again, and stands in for it where
+	// retention took what told it.
+	Recorded map[topology.Partition]int64
 	// LeapTo is, for an unplanned promotion, the offset that End must reach at
 	// least, by partition: the last known source end and headroom. The source
 	// may have used the offsets up to there, so nobody else may. Absent: no leap.
@@ -81,7 +92,7 @@ type PromoteOptions struct {
 
 // PromoteProgress says how far a promotion is.
 type PromoteProgress struct {
-	Step     string // "fence", "leap", "end"
+	Step     string // "fence", "seeded", "leap", "end"
 	Done, Of int    // partitions
 	Why      string // what the others wait for, if anything is wrong
 }
@@ -134,7 +145,8 @@ func someOf[V any](m map[topology.Partition]V, say func(topology.Partition, V) s
 //
 // It may be repeated after a crash at any point, and later with producers at
 // work, and gives the same X. It changes nothing that a consumer can read:
-// fence and leap are transaction markers.
+// fence and leap are transaction markers. Only where a prefix was being seeded,
+// the filler is deleted, and the leap goes over filler, which is faster.
 //
 // The answer has every partition of the selected topics, or there is an error.
 // With a *StrayError both are given: the fence stands and X is right, but
@@ -151,7 +163,7 @@ func Promote(ctx context.Context, target *kafka.Client, opt PromoteOptions) ([]P
 		return nil, fmt.Errorf("promote %s: %w", opt.Link, err)
 	}
 	defer p.cl.Close()
-	for _, step := range []func(context.Context) error{p.fence, p.leap, p.settle} {
+	for _, step := range []func(context.Context) error{p.fence, p.leapSeeded, p.leap, p.settle} {
 		if err := step(ctx); err != nil {
 			return nil, fmt.Errorf("promote %s: %w", opt.Link, err)
 		}
@@ -164,7 +176,7 @@ func Promote(ctx context.Context, target *kafka.Client, opt PromoteOptions) ([]P
 		}
 		out = append(out, Promotion{
 			Partition: q.Partition, TopicID: q.run.Topic, X: q.tail.X, Fence: q.tail.Fence, End: q.end,
-			Short: max(0, opt.LeapTo[q.Partition]-q.end), Seeding: q.seeding(),
+			Short: max(0, opt.LeapTo[q.Partition]-q.end), Seeding: q.seeding() || q.stone, FillerShown: q.seeding() && !q.stone,
 		})
 	}
 	if len(strays.At) > 0 {
@@ -195,6 +207,7 @@ type promoting struct {
 	wrote bool  // each of them was answered with success
 	tries int
 	stood bool // the fence stands
+	stone bool // it was promoted while it was being seeded, and is past that
 
 	ready bool      // the last reading was good
 	why   string    // else why not
@@ -203,11 +216,18 @@ type promoting struct {
 
 // seeding says that the link's last batch is filler.
 func (q *promoting) seeding() bool {
-	if q.tail.Last == nil {
+	if q.tail == nil || q.tail.Last == nil {
 		return false
 	}
 	_, kind := q.run.Author(*q.tail.Last)
 	return kind == replicate.Seeded
+}
+
+// only is the partition as a list, offset an offset of it as a request wants it.
+func (q *promoting) only() []topology.Partition { return []topology.Partition{q.Partition} }
+
+func (q *promoting) offset(o int64) map[topology.Partition]int64 {
+	return map[topology.Partition]int64{q.Partition: o}
 }
 
 // failed notes why a partition has to be tried again.
