@@ -116,7 +116,8 @@ func (k *keeper) round(ctx context.Context) error {
 	if targetErr != nil {
 		target = nil
 	}
-	if !k.tell(ctx, func() { k.update(source, target, topics) }) {
+	seen := target // it is read again below, beside the owner
+	if !k.tell(ctx, func() { k.update(source, seen, topics) }) {
 		return nil
 	}
 	if source != nil && target != nil {
