@@ -347,7 +347,8 @@ func likelyOf(s State) []Body {
 		list = append(list, &EndLink{Link: id, Epoch: l.Epoch}, &JudgeLink{Link: id, Epoch: l.Epoch}, &FenceLink{Link: id, Epoch: l.Epoch},
 			&NoteLink{Link: id, Epoch: l.Epoch, Topics: map[string]TopicPair{"t": {"a", "b"}}, Epochs: LeaderEpochs{"t": {0: 1}}},
 			&TakeFill{Link: id, Epoch: l.Epoch, Nonce: "n", Above: max(0, l.Fill)}, &SettleFill{Link: id, Block: FillBlock(l.Fill)},
-			&AcceptLoss{Link: id, Epoch: l.Epoch, Topic: "t", To: 1, Reason: "r"})
+			&AcceptLoss{Link: id, Epoch: l.Epoch, Topic: "t", To: 1, Reason: "r"},
+			&MarkDeleted{Link: id, Epoch: l.Epoch, Topic: "t", Pair: TopicPair{"a", "b"}}, &DropTombstone{Link: id, Epoch: l.Epoch, Topic: "t"})
 	}
 	for id, v := range s.Salvages {
 		for topic, ps := range v.Orphans {

@@ -153,6 +153,8 @@ func init() { //nolint:gochecknoinits // a closed table, filled once, read only
 	register[StartLink]()
 	register[EndLink]()
 	register[JudgeLink]()
+	register[MarkDeleted]()
+	register[DropTombstone]()
 	register[FenceLink]()
 	register[NoteLink]()
 	register[TakeFill]()

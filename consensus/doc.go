@@ -44,5 +44,6 @@
 //	link.go      links: started, ended, fenced, judged, noted
 //	fill.go      who may fill holes
 //	salvage.go   orphans, what was salvaged, and what a person gave up
+//	tombstone.go topics that were deleted at the source, and their copies
 //	audit.go     the hash chain of mutations
 package consensus

@@ -54,8 +54,11 @@ type State struct {
 	Sessions   map[topology.Node]Session `json:"sessions"`
 	Roles      map[topology.Role]Role    `json:"roles"`
 	Links      map[LinkID]Link           `json:"links"`
-	Plans      map[PlanID]Plan           `json:"plans"`
-	Tasks      map[TaskID]Task           `json:"tasks"`
+	// Tombstones are the topics of each link that were deleted at the source
+	// and whose copies are kept.
+	Tombstones map[LinkID]map[string]Tombstone `json:"tombstones,omitempty"`
+	Plans      map[PlanID]Plan                 `json:"plans"`
+	Tasks      map[TaskID]Task                 `json:"tasks"`
 	// Retired keeps the epochs of roles that were removed, so that one that
 	// comes back goes on counting: an epoch never names two grants.
 	Retired map[topology.Role]Epoch `json:"retired,omitempty"`

@@ -123,6 +123,9 @@ func mirrorFindings(r httpapi.MirrorReport) []httpapi.Finding {
 			}
 		}
 		out = append(out, agreedFrozen(l, shown)...)
+		for _, t := range l.Deleted {
+			out = append(out, deletedFinding(name, t))
+		}
 		for _, f := range l.Report.Findings {
 			out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: name, What: f.About + ": " + f.Text, Next: f.Next})
 		}

@@ -80,6 +80,10 @@ func TestRender_ReadsAsItShould(t *testing.T) {
 	}}))
 	golden("mirror-drift", renderMirrorDrift(sampleDrift()))
 	golden("mirror-drift-none", renderMirrorDrift(httpapi.DriftReport{At: noon, Links: []httpapi.LinkDrift{{ID: "us-east>eu-west"}}}))
+	gone := mirrored()
+	gone.Links = gone.Links[:1]
+	gone.Links[0].Deleted = []httpapi.DeletedTopic{{Topic: "old", At: noon.Add(-time.Hour)}, {Topic: "older", At: noon.Add(-2 * time.Hour), Until: noon.Add(22 * time.Hour)}}
+	golden("mirror-deleted", renderMirror(gone, false))
 	golden("mirror-topics", renderTopics(sampleTopics()))
 	golden("check", renderCheck(httpapi.CheckReport{At: noon, Checks: []httpapi.Check{
 		{Name: "leader", OK: true, Detail: "witness-1 leads term 4"},

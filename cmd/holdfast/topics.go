@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -138,4 +139,14 @@ func renderMirrorDrift(r httpapi.DriftReport) string {
 		p.findings(all)
 	}
 	return p.String()
+}
+
+// deletedFinding tells of a copy that outlives its topic.
+func deletedFinding(link string, t httpapi.DeletedTopic) httpapi.Finding {
+	f := httpapi.Finding{Severity: httpapi.Note, About: link, What: fmt.Sprintf("%s was deleted at the source at %s; its copy is kept", t.Topic, t.At.UTC().Format(time.RFC3339)), Next: "delete it at the target when nobody wants it, or set mirror.topics.delete_after"}
+	if !t.Until.IsZero() {
+		f.What += " until " + t.Until.UTC().Format(time.RFC3339)
+		f.Next = "nothing; to keep it, set mirror.topics.delete_after: 0s before then"
+	}
+	return f
 }

@@ -157,6 +157,9 @@ func (c *checker) mirror() {
 	c.positive("mirror.leap_budget", m.LeapBudget)
 	c.positive("mirror.group_interval", m.GroupInterval)
 	c.positive("mirror.topics.interval", m.Topics.Interval)
+	if d := m.Topics.DeleteAfter; d > 0 && d < time.Hour {
+		c.refuse("mirror.topics.delete_after", fmt.Sprintf("%s is less than an hour", d), "a topic that is deleted by mistake must be noticed before its copy is gone", "delete_after: 24h, or 0s to keep copies for ever")
+	}
 	c.positive("mirror.verify.timeout", m.Verify.Timeout)
 	for i, l := range m.CommitLogs {
 		path := fmt.Sprintf("mirror.commit_logs[%d]", i)

@@ -122,6 +122,8 @@ type Topics struct {
 	Exclude []Pattern `yaml:"exclude" jsonschema_description:"Regular expressions on the whole name; stronger than include and preset."`
 	// Interval is how often topics, settings and access are compared.
 	Interval time.Duration `yaml:"interval" jsonschema_description:"How often topics, their settings and the rights on them are compared: a change at the source is in the target this much later, plus the time of the requests."`
+	// DeleteAfter is how long the copy of a deleted topic is kept.
+	DeleteAfter time.Duration `yaml:"delete_after" jsonschema_description:"How long the target keeps its copy of a topic that was deleted at the source; then the copy is deleted. 0s: for ever."`
 }
 
 // ACLs say whether the rights in the target's Kafka follow the source's.

@@ -697,7 +697,7 @@ func (d *Daemon) MirrorStatus(context.Context) (httpapi.MirrorReport, error) {
 	out := httpapi.MirrorReport{At: d.clock.Wall().UTC(), Links: []httpapi.MirrorLink{}}
 	for _, id := range slices.Sorted(maps.Keys(s.Links)) {
 		l := s.Links[id]
-		row := httpapi.MirrorLink{ID: id, Phase: l.Phase, Epoch: l.Epoch, Proven: l.Proven, HeardMs: -1, Frozen: failover.FrozenOf(l)}
+		row := httpapi.MirrorLink{ID: id, Phase: l.Phase, Epoch: l.Epoch, Proven: l.Proven, HeardMs: -1, Frozen: failover.FrozenOf(l), Deleted: d.deleted(s, id)}
 		node, _ := d.fleet.NodeOf(l.To)
 		r, age := d.hub.of(node)
 		lr, ok := r.Links[id]

@@ -258,7 +258,7 @@ func (d *Daemon) openMirrors() error {
 	d.mirrors = &mirrors{
 		node: d.node, region: d.me.Region, regions: d.regions, topics: topics, groups: groups, logs: logs,
 		rate: float64(d.fleet.Mirror.RateLimit), every: d.fleet.Mirror.GroupInterval, compare: d.fleet.Mirror.Topics.Interval, appends: d.fleet.Mirror.AppendTimeout, leap: d.fleet.Mirror.LeapBudget, clock: d.clock, former: d.former,
-		access: access, sync: d.fleet.Mirror.ACLs.Sync,
+		access: access, sync: d.fleet.Mirror.ACLs.Sync, delete: d.fleet.Mirror.Topics.DeleteAfter,
 		state: d.raft.State, propose: d.raft, log: d.log, metrics: d.reg,
 		links: map[consensus.LinkID]*link{}, held: map[consensus.LinkID]uint64{}, paused: map[consensus.LinkID]time.Time{},
 		said: map[consensus.LinkID]string{}, past: map[consensus.LinkID]past{},
@@ -284,6 +284,7 @@ func (d *Daemon) startRegion(ctx context.Context, wg *sync.WaitGroup) error {
 		return err
 	}
 	wg.Go(func() { d.mirrors.run(ctx, d.raft.Watch(ctx)) })
+	wg.Go(func() { d.mirrors.entomb(ctx) })
 	if d.fleet.Drill != nil && d.fleet.Drill.Region == d.me.Region {
 		ours := func() bool { return d.raft.State().Sessions[d.node].ID == d.session }
 		wg.Go(func() { d.runs.sweep(ctx, ours, d.raft.State) })

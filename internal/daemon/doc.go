@@ -9,6 +9,7 @@
 //	leader.go    what a leader does: count leases out, walk plans, place itself
 //	regions.go   the regions' stores as reached from here, and their probes
 //	mirrors.go   the links that end here, and the Kafka steps
+//	tombstones.go topics that were deleted at the source, and their copies
 //	topics.go    which topics are mirrored, and how both ends differ
 //	reports.go   what daemons tell each other twice a second
 //	api.go       the answers of the API and of the health listener

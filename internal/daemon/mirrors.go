@@ -41,7 +41,8 @@ type mirrors struct {
 	groups  *replicate.GroupSelector
 	logs    []replicate.CommitLog
 	access  *replicate.AccessRules
-	sync    bool // rights follow the source
+	sync    bool          // rights follow the source
+	delete  time.Duration // of copies of topics that were deleted at the source; 0: never
 	rate    float64
 	every   time.Duration // of group offsets
 	compare time.Duration // of topics and their settings
@@ -248,7 +249,7 @@ func (m *mirrors) start(ctx context.Context, id consensus.LinkID, l consensus.Li
 			Source: m.regions[l.From].kafka, Target: m.regions[l.To].kafka,
 			Topics: m.topics, Groups: m.groups, GroupsEvery: m.every,
 			Starts: flat(l.Starts), Skips: skips(l), Rate: m.rate, RequestTimeout: m.appends, TopicsEvery: m.compare, ConfigsEvery: m.compare,
-			Access: m.access, SyncAccess: m.sync,
+			Access: m.access, SyncAccess: m.sync, Known: entombed(m.state(), id),
 			Logger: m.log, Registerer: m.metrics,
 		})
 		if err != nil {
@@ -394,7 +395,7 @@ func (m *mirrors) reports() map[consensus.LinkID]linkReport {
 	for id, run := range m.links {
 		r := linkReport{Rate: run.rate.perSecond(), Trouble: run.trouble, PausedUntil: m.paused[id]}
 		if run.mirror != nil {
-			r.Status = run.mirror.Status()
+			r.Status = withoutDeleted(run.mirror.Status(), run.mirror.Gone(), m.state().Tombstones[id])
 			seen := time.Duration(0)
 			silent := time.Duration(math.MaxInt64)
 			for _, p := range r.Status.Partitions {

@@ -40,6 +40,13 @@ type TopicRow struct {
 	Target     int32 `json:"target_partitions"` // 0: the target has no such topic
 }
 
+// DeletedTopic was mirrored and deleted at the source; the target has its copy.
+type DeletedTopic struct {
+	Topic string    `json:"topic"`
+	At    time.Time `json:"at"`             // when the source was first seen without it
+	Until time.Time `json:"until,omitzero"` // when the copy is deleted; zero: never
+}
+
 // DriftReport is in what the ends of each link differ.
 type DriftReport struct {
 	At    time.Time   `json:"at"`

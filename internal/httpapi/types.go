@@ -251,6 +251,8 @@ type MirrorLink struct {
 	Why      string                `json:"why,omitempty"`
 	HeardMs  int64                 `json:"heard_ms"` // age of Report; -1 if none
 	Coverage failover.Coverage     `json:"coverage"`
+	// Deleted are the topics that were deleted at the source.
+	Deleted []DeletedTopic `json:"deleted,omitempty"`
 }
 
 // MirrorHold names what to pause or to resume.

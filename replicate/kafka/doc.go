@@ -27,6 +27,7 @@
 //	keeper.go    when topics are looked at, and what is done about them
 //	access.go    rights: read, added, taken away
 //	drift.go     Compare, Drift, Gone
+//	delete.go    copies of topics that the source does not have any more
 //	topics.go    topics: read, created, grown, corrected
 //	cluster.go   one cluster: metadata, offsets, raw requests
 //	throttle.go  bytes per second

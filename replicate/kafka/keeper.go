@@ -125,12 +125,11 @@ func (k *keeper) round(ctx context.Context) error {
 		changed, more := k.align(ctx, source, target, topics)
 		findings = append(findings, more...)
 		if changed {
-			target, targetErr = readView(ctx, k.conf.Target)
-			note("target", targetErr, "")
-			if targetErr != nil {
-				target = nil
+			after, err := readView(ctx, k.conf.Target)
+			note("target", err, "")
+			if err == nil {
+				k.tell(ctx, func() { k.update(nil, after, topics) })
 			}
-			k.tell(ctx, func() { k.update(nil, target, topics) })
 		}
 	}
 	k.tell(ctx, func() { k.findings["topics"] = findings })

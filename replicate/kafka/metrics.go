@@ -57,7 +57,14 @@ func (x *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
+	gone := map[string]bool{} // deleted at the source: they are not behind
+	for _, g := range x.m.Gone() {
+		gone[g.Topic] = true
+	}
 	for _, p := range s.Partitions {
+		if gone[p.Topic] {
+			continue
+		}
 		n := strconv.Itoa(int(p.Partition.Partition))
 		if p.RecordsBehind >= 0 { // not known is absent, never 0
 			gauge(x.records, float64(p.RecordsBehind), p.Topic, n)
