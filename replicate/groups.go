@@ -133,6 +133,8 @@ type GroupOffset struct {
 	Have     int64   `json:"have"`              // at the target; -1: none
 	Metadata string  `json:"-"`
 	Outcome  Outcome `json:"outcome"`
+	// Busy is the group's state at the target, where that kept it from a copy.
+	Busy string `json:"busy,omitempty"`
 	// Skipped and Repeated are what a consumer that started now would miss or
 	// read twice, in offsets: no fewer than the records. Both are set when it
 	// would start by its own setting, at the end or at the beginning.
@@ -219,7 +221,7 @@ func planGroup(f GroupFacts, group string, p topology.Partition) GroupOffset {
 	case g.Have == g.Want:
 		g.Outcome = GroupSame
 	case busy:
-		g.Outcome, g.Note = GroupBusy, "the group is "+state+" at the target; stop its consumers there, or list it as local"
+		g.Outcome, g.Busy, g.Note = GroupBusy, state, "the group is "+state+" at the target; stop its consumers there, or list it as local"
 	case g.Have > g.Want && inside && !former && !beyond:
 		g.Outcome = GroupAhead
 		g.Note = fmt.Sprintf("the target's offset %d is ahead of %d; a group is never rewound", g.Have, g.Want)
@@ -243,8 +245,8 @@ func Coverage(want []GroupOffset, have map[string]Commits, target map[topology.P
 			g.Have = c.Offset
 		}
 		busy := ""
-		if g.Outcome == GroupBusy {
-			busy = "; " + g.Note
+		if g.Busy != "" {
+			busy = " (the group is " + g.Busy + " there)"
 		}
 		switch {
 		case !exists:

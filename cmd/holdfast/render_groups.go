@@ -69,12 +69,15 @@ func most(n int64) string {
 func groupFindings(g httpapi.GroupRow) []httpapi.Finding {
 	about := g.Group + " in " + string(g.Region)
 	var out []httpapi.Finding
-	for _, w := range g.Wrong {
-		out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: about, What: fmt.Sprintf("%s/%d: %s", w.Topic, w.Partition, w.Why)})
+	for i, w := range g.Wrong {
+		next := w.Next
+		if i+1 < len(g.Wrong) && g.Wrong[i+1].Next == next {
+			next = "" // said once, behind the last
+		}
+		out = append(out, httpapi.Finding{Next: next, Severity: httpapi.Warning, About: about, What: fmt.Sprintf("%s/%d: %s", w.Topic, w.Partition, w.Why)})
 	}
 	if g.Unnamed > 0 || len(out) == 0 {
 		out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: about, What: "and on " + some(max(g.Unnamed, 1), "more partition")})
 	}
-	out[len(out)-1].Next = g.Next
 	return out
 }

@@ -70,9 +70,9 @@ func TestRender_ReadsAsItShould(t *testing.T) {
 		{Region: "eu-west", Group: "left-over", OK: true, Only: 4},
 		{Region: "eu-west", Group: "outcomes", Partitions: 8, Covered: 8, OK: true, NeverRead: 2, Rule: "latest"},
 		{Region: "eu-west", Group: "post-process", Partitions: 8, Covered: 6, Skipped: 205, Repeated: 1, Wrong: []httpapi.WrongOffset{
-			{Topic: "events", Partition: 1, Want: 500, Have: -1, Skipped: 200, Repeated: 1, Why: "the target has no offset: the consumer would start by its own setting, skip up to 200 records (latest) or read 1 record again (earliest)"},
-			{Topic: "events", Partition: 2, Want: 695, Have: 700, Skipped: 5, Why: "the target's offset 700 is ahead of 695: up to 5 records would be skipped"},
-		}, Unnamed: 3, Next: "holdfast mirror status"},
+			{Topic: "events", Partition: 1, Want: 500, Have: -1, Skipped: 200, Repeated: 1, Why: "the target has no offset: the consumer would start by its own setting, skip up to 200 records (latest) or read 1 record again (earliest)", Next: "holdfast mirror status"},
+			{Topic: "events", Partition: 2, Want: 695, Have: 700, Skipped: 5, Why: "the target's offset 700 is ahead of 695: up to 5 records would be skipped", Next: "holdfast mirror status"},
+		}, Unnamed: 3},
 	}}))
 	golden("groups-right", renderGroups(httpapi.GroupsReport{Groups: []httpapi.GroupRow{
 		{Region: "eu-west", Group: "ingest-consumer", Partitions: 8, Covered: 8, OK: true},

@@ -174,14 +174,14 @@ func (h here) seedCommitLogs(ctx context.Context, target *kafka.Client, out *ste
 }
 
 // nextOf says what to try about a wrong offset.
-func nextOf(o replicate.Outcome, from, to topology.Region) string {
-	switch o {
-	case replicate.GroupAhead:
+func nextOf(o replicate.GroupOffset, from, to topology.Region) string {
+	switch {
+	case o.Busy != "":
+		return fmt.Sprintf("stop the group's consumers in %s, or list it under mirror.groups.local", to)
+	case o.Outcome == replicate.GroupAhead:
 		return fmt.Sprintf("a group is never rewound: delete its offsets in %s (kafka-consumer-groups --delete-offsets) and they are copied again, or list it under mirror.groups.local", to)
-	case replicate.GroupAbsent:
-		return fmt.Sprintf("holdfast mirror status: is the mirror from %s running, and are its topics there?", from)
 	}
-	return fmt.Sprintf("stop the group's consumers in %s if it has any; holdfast mirror status says whether offsets are copied", to)
+	return fmt.Sprintf("holdfast mirror status: is the mirror from %s running, and are its topics there?", from)
 }
 
 // GroupsCheck implements httpapi.Backend.
@@ -231,9 +231,8 @@ func groupRows(from, to topology.Region, report mirror.GroupReport) []httpapi.Gr
 		g.OK = false
 		g.Skipped += o.Skipped
 		g.Repeated += o.Repeated
-		g.Next = nextOf(o.Outcome, from, to)
 		if shown++; shown <= groupRowsShown {
-			g.Wrong = append(g.Wrong, httpapi.WrongOffset{Topic: o.Topic, Partition: o.Partition.Partition, Want: o.Want, Have: o.Have, Skipped: o.Skipped, Repeated: o.Repeated, Why: o.Note})
+			g.Wrong = append(g.Wrong, httpapi.WrongOffset{Topic: o.Topic, Partition: o.Partition.Partition, Want: o.Want, Have: o.Have, Skipped: o.Skipped, Repeated: o.Repeated, Why: o.Note, Next: nextOf(o, from, to)})
 		} else {
 			g.Unnamed++
 		}

@@ -47,7 +47,7 @@ func TestGroupRows_NameEachWrongOffsetUpToABound(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if w := (httpapi.WrongOffset{Topic: "events", Partition: 3, Want: 5, Have: 7, Skipped: 2, Why: "why"}); rows[0].Wrong[3] != w || rows[0].Next == "" {
+	if w := (httpapi.WrongOffset{Topic: "events", Partition: 3, Want: 5, Have: 7, Skipped: 2, Why: "why", Next: nextOf(report.Rows[3], east, west)}); rows[0].Wrong[3] != w || w.Next == "" {
 		t.Errorf("%+v", rows[0].Wrong[3])
 	}
 }

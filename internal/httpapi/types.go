@@ -292,8 +292,7 @@ type GroupRow struct {
 	Repeated int64 `json:"repeated,omitempty"`
 	// Only, when set, says that the group has this many offsets at the target
 	// and is unknown to the source: deleted or expired there, or never there.
-	Only int    `json:"only,omitempty"`
-	Next string `json:"next,omitempty"`
+	Only int `json:"only,omitempty"`
 }
 
 // WrongOffset is a partition on which a group would start at the wrong place.
@@ -308,6 +307,7 @@ type WrongOffset struct {
 	Skipped  int64  `json:"skipped,omitempty"`
 	Repeated int64  `json:"repeated,omitempty"`
 	Why      string `json:"why"`
+	Next     string `json:"next,omitempty"` // what to try
 }
 
 // ConfigDrift compares the file of this node with what is agreed on.
