@@ -146,15 +146,18 @@ func (s *groupSync) facts(ctx context.Context) (syncFacts, error) {
 	if f.Source, err = readCommits(ctx, s.source, groups); err != nil {
 		return f, err
 	}
+	if err := s.readAssigned(ctx, now, live); err != nil {
+		return f, err
+	}
+	read := s.topicsOf(f.Source)
 	var there kadm.ListedGroups
-	errs := make([]error, 4)
+	errs := make([]error, 3)
 	together(
-		func() { errs[0] = s.readAssigned(ctx, now, live) },
-		func() { f.SourceRange, errs[1] = s.held(ctx, now, 0) },
-		func() { f.TargetRange, errs[2] = s.held(ctx, now, 1) },
+		func() { f.SourceRange, errs[0] = s.held(ctx, now, 0, read) },
+		func() { f.TargetRange, errs[1] = s.held(ctx, now, 1, read) },
 		func() {
-			if there, errs[3] = s.target.Admin.ListGroups(ctx); errs[3] != nil {
-				errs[3] = fmt.Errorf("list groups of kafka %s: %w", s.target.Name(), errs[3])
+			if there, errs[2] = s.target.Admin.ListGroups(ctx); errs[2] != nil {
+				errs[2] = fmt.Errorf("list groups of kafka %s: %w", s.target.Name(), errs[2])
 			}
 		},
 	)
@@ -259,15 +262,37 @@ func (s *groupSync) count(groups []string) map[string]int {
 	return out
 }
 
+// topicsOf returns the mirrored topics that the groups read. Others need not be
+// asked about.
+func (s *groupSync) topicsOf(groups map[string]replicate.Commits) map[string]bool {
+	read := map[string]bool{}
+	note := func(topic string) {
+		if _, known := read[topic]; !known {
+			read[topic] = s.opt.Topics.Selects(topic)
+		}
+	}
+	for _, commits := range groups {
+		for p := range commits {
+			note(p.Topic)
+		}
+	}
+	for _, topics := range s.assigned {
+		for _, t := range topics {
+			note(t)
+		}
+	}
+	return read
+}
+
 // held reads what the partitions of one side hold, again after an error that
 // may pass by itself, such as a leader that just moved.
-func (s *groupSync) held(ctx context.Context, now time.Time, side int) (out map[topology.Partition]replicate.Range, err error) {
+func (s *groupSync) held(ctx context.Context, now time.Time, side int, read map[string]bool) (out map[topology.Partition]replicate.Range, err error) {
 	cl := s.source
 	if side == 1 {
 		cl = s.target
 	}
 	for range endsTries {
-		if out, err = s.heldOnce(ctx, cl, now, &s.views[side]); err == nil {
+		if out, err = s.heldOnce(ctx, cl, now, &s.views[side], read); err == nil {
 			return out, nil
 		}
 		s.views[side] = groupView{}
@@ -280,7 +305,7 @@ func (s *groupSync) held(ctx context.Context, now time.Time, side int) (out map[
 	return nil, err
 }
 
-func (s *groupSync) heldOnce(ctx context.Context, cl *kafka.Client, now time.Time, v *groupView) (map[topology.Partition]replicate.Range, error) {
+func (s *groupSync) heldOnce(ctx context.Context, cl *kafka.Client, now time.Time, v *groupView, read map[string]bool) (map[topology.Partition]replicate.Range, error) {
 	if v.view == nil || now.Sub(v.at) >= groupViewFor {
 		fresh, err := readView(ctx, cl)
 		if err != nil {
@@ -290,7 +315,7 @@ func (s *groupSync) heldOnce(ctx context.Context, cl *kafka.Client, now time.Tim
 	}
 	byNode := map[int32][]spot{}
 	for name, t := range v.topics {
-		if !s.opt.Topics.Selects(name) {
+		if !read[name] {
 			continue
 		}
 		for i, at := range t.parts {

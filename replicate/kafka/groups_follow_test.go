@@ -97,10 +97,15 @@ func TestGroupSync_AsksForManyGroupsAtOnce(t *testing.T) {
 	if n[kmsg.OffsetFetch] > 2 || n[kmsg.OffsetCommit] > 0 || n[kmsg.ListOffsets] > 8 || sum > 24 {
 		t.Errorf("a pass over %d groups took %d requests: %v", groups, sum, n)
 	}
+	r.topic(r.fakeA, "nobody-reads-it", 50, nil)
 	r.commit(r.a, "g7", "events", map[int32]int64{3: 0, 4: 0})
 	r.pass(s)
 	if n, _ := a.take(); n[kmsg.OffsetCommit] > 0 {
 		t.Errorf("nothing has changed: %v", n)
+	}
+	facts, err := s.facts(t.Context())
+	if err != nil || len(facts.SourceRange) != parts || len(facts.TargetRange) != parts {
+		t.Errorf("ends of %d and %d partitions were read, want those of %d that a group reads: %v", len(facts.SourceRange), len(facts.TargetRange), parts, err)
 	}
 }
 
