@@ -5,14 +5,18 @@ package integration
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/holdfast-dr/holdfast/integration/stack"
@@ -271,6 +275,39 @@ func topicsFollow(t *testing.T, version string) {
 	line, _ := json.Marshal(map[string]any{"kafka": version, "slowest_ms": slices.Max(slices.Collect(maps.Values(took))), "took_ms": took})
 	t.Logf("%s", line)
 	p.driftIsNamed(access)
+	p.onlyTheVeryCopyIsDeleted()
+}
+
+// onlyTheVeryCopyIsDeleted deletes by identity: another topic of the name stays.
+func (p *mirrorPair) onlyTheVeryCopyIsDeleted() {
+	t := p.t
+	p.topic(p.cb, "shop-dead", 1, nil)
+	topics, err := mirror.Topics(t.Context(), p.cb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := mirror.TopicIDs{Source: replicate.TopicID{1}, Target: topics["shop-dead"].ID}
+	states, err := mirror.LookAtCopies(t.Context(), p.ca, p.cb, map[string]mirror.TopicIDs{
+		"shop-dead": ids, "shop-mail": {Source: replicate.TopicID{1}, Target: topics["shop-mail"].ID}, "shop-alone": {Target: replicate.TopicID{2}},
+	})
+	want := map[string]mirror.CopyState{"shop-dead": mirror.CopyKept, "shop-mail": mirror.CopyRecreated, "shop-alone": mirror.CopyGone}
+	if diff := cmp.Diff(want, states); err != nil || diff != "" {
+		t.Error(err, diff)
+	}
+	if err := mirror.DeleteCopy(t.Context(), p.cb, "shop-dead", replicate.TopicID{7}); err != nil {
+		t.Error(err)
+	}
+	if ok, err := p.partitions("shop-dead", 1)(t.Context()); !ok {
+		t.Errorf("another topic of the name was deleted (%v)", err)
+	}
+	for range 2 { // a second time is no error
+		if err := mirror.DeleteCopy(t.Context(), p.cb, "shop-dead", ids.Target); err != nil {
+			t.Error(err)
+		}
+	}
+	if ok, err := p.partitions("shop-dead", 0)(t.Context()); !ok {
+		t.Errorf("the copy is still there (%v)", err)
+	}
 }
 
 // onlyExtra: the operator's right on the cluster is named, and nothing else.
@@ -320,4 +357,104 @@ func (p *mirrorPair) driftIsNamed(access *replicate.AccessRules) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// TestMirror_SaysThatAClusterKeepsNoRights: without an authorizer there is
+// nothing to compare, which is said and is no error.
+func TestMirror_SaysThatAClusterKeepsNoRights(t *testing.T) {
+	p := newMirrorPair(t)
+	if _, err := mirror.Access(t.Context(), p.ca); !errors.Is(err, mirror.ErrNoAuthorizer) {
+		t.Errorf("got %v", err)
+	}
+	access := guardedRules(t)
+	p.topic(p.ca, "shop-orders", 1, nil)
+	conf := p.config()
+	conf.Topics, conf.Access, conf.SyncAccess = access.Topics, access, true
+	run := p.start(conf)
+	p.follows(map[string]int64{}, "the topic", p.partitions("shop-orders", 1))
+	p.follows(map[string]int64{}, "a finding for each side", func(context.Context) (bool, error) {
+		n := 0
+		for _, f := range run.Status().Findings {
+			if f.About == "rights" {
+				n++
+			}
+		}
+		return n == 2 && len(run.Drift().Open) == 2, fmt.Errorf("%+v %+v", run.Status().Findings, run.Drift())
+	})
+	r, err := mirror.Compare(t.Context(), p.ca, p.cb, mirror.CompareOptions{Link: replicate.Link{Source: "a", Target: "b", Epoch: 1}, Topics: access.Topics, Access: access})
+	if err != nil || len(r.Drift) > 0 || len(r.Open) != 2 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestMirror_ComparingAThousandTopicsCostsLittle logs what it costs to compare
+// a thousand topics every three seconds, as the CPU time of an idle mirror that
+// does and of one that does not.
+func TestMirror_ComparingAThousandTopicsCostsLittle(t *testing.T) {
+	const topics = 1000
+	p := newMirrorPair(t)
+	names := make([]string, topics)
+	for i := range names {
+		names[i] = fmt.Sprintf("many-%04d", i)
+	}
+	for chunk := range slices.Chunk(names, 100) {
+		if _, err := p.ca.Admin.CreateTopics(t.Context(), 1, 1, nil, chunk...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sel, err := replicate.NewSelection([]string{"many-.*"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const span = 20 * time.Second
+	var read settingsRead
+	source := p.client(p.a, kgo.WithHooks(&read))
+	cpu := map[string]float64{}
+	took := map[string]int64{}
+	for _, c := range []struct {
+		name  string
+		every time.Duration
+	}{{"compared", 0}, {"not_compared", time.Hour}} {
+		conf := p.config()
+		conf.Source, conf.Topics, conf.TopicsEvery, conf.ConfigsEvery, conf.FetchWait = source, sel, 0, c.every, 5*time.Second
+		run := p.start(conf)
+		p.follows(took, "all topics, "+c.name, func(context.Context) (bool, error) {
+			s := run.Status()
+			return s.Totals.Running == topics, fmt.Errorf("%+v", s.Totals)
+		})
+		time.Sleep(5 * time.Second) // until all is quiet
+		before := cpuTime(t)
+		time.Sleep(span)
+		cpu[c.name] = (cpuTime(t) - before).Seconds() / span.Seconds()
+		if c.every == 0 {
+			p.set(p.ca, names[topics-1], map[string]*string{"retention.ms": str("3600000")})
+			p.follows(took, "a setting of the last one", p.setting(names[topics-1], "retention.ms", str("3600000")))
+		}
+		if err := run.end(t); err != nil {
+			t.Error(err)
+		}
+	}
+	line, _ := json.Marshal(map[string]any{"topics": topics, "cores_compared": cpu["compared"], "cores_not_compared": cpu["not_compared"], "bytes_a_comparison": read.bytes.Load() / max(1, read.times.Load()), "took_ms": took})
+	t.Logf("%s", line)
+}
+
+// settingsRead counts what a cluster answers to questions for settings.
+type settingsRead struct{ bytes, times atomic.Int64 }
+
+// OnBrokerRead implements kgo.HookBrokerRead.
+func (s *settingsRead) OnBrokerRead(_ kgo.BrokerMetadata, key int16, n int, _, _ time.Duration, err error) {
+	if err == nil && key == int16(kmsg.DescribeConfigs) {
+		s.bytes.Add(int64(n))
+		s.times.Add(1)
+	}
+}
+
+// cpuTime is what this process has used so far.
+func cpuTime(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

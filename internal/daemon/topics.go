@@ -102,7 +102,10 @@ func (d *Daemon) MirrorDrift(ctx context.Context, region topology.Region) (httpa
 		return out, err
 	}
 	err = d.eachLink(region, func(id consensus.LinkID, l consensus.Link, from, to *kafka.Client) error {
-		o := mirror.CompareOptions{Link: replicate.Link{Source: l.From, Target: l.To, Epoch: l.Epoch}, Topics: topics, Access: access, Known: d.mirrors.known(id)}
+		o := mirror.CompareOptions{Link: replicate.Link{Source: l.From, Target: l.To, Epoch: l.Epoch}, Topics: topics, Access: access, Known: d.mirrors.known(id), Deleted: map[string]bool{}}
+		for _, t := range d.deleted(d.raft.State(), id) {
+			o.Deleted[t.Topic] = true
+		}
 		report, err := mirror.Compare(ctx, from, to, o)
 		row := httpapi.LinkDrift{ID: id}
 		if errors.Is(err, mirror.ErrRightsUnread) { // the rest can still be compared

@@ -116,8 +116,7 @@ func (k *keeper) round(ctx context.Context) error {
 	if targetErr != nil {
 		target = nil
 	}
-	seen := target // it is read again below, beside the owner
-	if !k.tell(ctx, func() { k.update(source, seen, topics) }) {
+	if !k.tell(ctx, func() { k.update(source, target, topics) }) {
 		return nil
 	}
 	if source != nil && target != nil {
