@@ -89,6 +89,7 @@ type link struct {
 	rate     rateOf
 	trouble  string
 	inspects bool
+	missing  map[string]time.Time // topics on record that are not mirrored, since when
 }
 
 func patterns(list []config.Pattern) []string {
@@ -103,6 +104,9 @@ func patterns(list []config.Pattern) []string {
 func (m *mirrors) run(ctx context.Context, changes <-chan struct{}) {
 	tick := time.NewTicker(reconcileEvery)
 	defer tick.Stop()
+	var beside sync.WaitGroup
+	beside.Go(func() { m.notes(ctx) })
+	defer beside.Wait()
 	defer m.stopAll()
 	for {
 		m.reconcile(ctx)
@@ -249,7 +253,7 @@ func (m *mirrors) start(ctx context.Context, id consensus.LinkID, l consensus.Li
 			Source: m.regions[l.From].kafka, Target: m.regions[l.To].kafka,
 			Topics: m.topics, Groups: m.groups, GroupsEvery: m.every,
 			Starts: flat(l.Starts), Skips: skips(l), Rate: m.rate, RequestTimeout: m.appends, TopicsEvery: m.compare, ConfigsEvery: m.compare,
-			Access: m.access, SyncAccess: m.sync, Known: entombed(m.state(), id),
+			Access: m.access, SyncAccess: m.sync, Known: known(m.state(), id),
 			Logger: m.log, Registerer: m.metrics,
 		})
 		if err != nil {
