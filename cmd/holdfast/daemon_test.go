@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -147,6 +148,24 @@ func (f *fakeDaemon) MirrorResume(context.Context, httpapi.MirrorHold, string) e
 
 func (f *fakeDaemon) GroupsCheck(context.Context, topology.Region) (httpapi.GroupsReport, error) {
 	return httpapi.GroupsReport{Groups: []httpapi.GroupRow{{Region: "eu-west", Group: "snuba", Partitions: 8, Covered: 8, OK: true}}}, f.err
+}
+
+func (f *fakeDaemon) MirrorOrphans(context.Context) (httpapi.OrphansReport, error) {
+	return sampleOrphans(), f.err
+}
+
+func (f *fakeDaemon) NoteReplay(_ context.Context, r httpapi.ReplayOrphans, _ string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ran = append(f.ran, fmt.Sprintf("replay %s %s/%d to %s: %d, again %v", r.Salvage, r.Topic, r.Partition, r.To, r.Records, r.Again))
+	return f.err
+}
+
+func (f *fakeDaemon) AcceptLoss(_ context.Context, l httpapi.AcceptLoss, _ string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ran = append(f.ran, fmt.Sprintf("accept %s/%d [%d,%d): %s", l.Topic, l.Partition, l.From, l.To, l.Reason))
+	return f.err
 }
 
 func (f *fakeDaemon) MirrorDrift(context.Context, topology.Region) (httpapi.DriftReport, error) {

@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -12,7 +15,7 @@ import (
 )
 
 func mirrorVerb(a *app) *cobra.Command {
-	return group("mirror", "What is copied between the regions' Kafka clusters", mirrorStatus(a), mirrorTopics(a), mirrorDrift(a), mirrorPause(a), mirrorResume(a), mirrorReseed(a))
+	return group("mirror", "What is copied between the regions' Kafka clusters", mirrorStatus(a), mirrorTopics(a), mirrorDrift(a), mirrorPause(a), mirrorResume(a), mirrorReseed(a), mirrorOrphans(a))
 }
 
 func mirrorStatus(a *app) *cobra.Command {
@@ -81,14 +84,36 @@ func mirrorPause(a *app) *cobra.Command {
 
 func mirrorResume(a *app) *cobra.Command {
 	var h hold
+	var loss string
+	var partition int32
 	c := &cobra.Command{
 		Use:   "resume",
 		Short: "Mirror again, and try frozen partitions once more",
-		Args:  cobra.NoArgs,
+		Long: `Ends a pause, and tries frozen partitions once more. A partition is frozen again
+when its logs still do not fit.
+
+Records that the source lost before they were mirrored never come. To go on
+without them, name the partition and exactly the range that holdfast mirror status
+shows, and say why; the target gets a hole there, and the log keeps who said so:
+
+  holdfast mirror resume --topic events --partition 3 --accept-loss 1000-1200 --reason "retention took them"`,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			client, err := a.client()
 			if err != nil {
 				return err
+			}
+			if loss != "" {
+				given, err := lossOf(c, h, partition, loss)
+				if err != nil {
+					return err
+				}
+				if err := client.AcceptLoss(c.Context(), given); err != nil {
+					return err
+				}
+				return a.show(given, func() string {
+					return fmt.Sprintf("Given up: [%d,%d) of %s/%d. Mirroring goes on behind it: holdfast mirror status\n", given.From, given.To, given.Topic, given.Partition)
+				})
 			}
 			hold := h.wire()
 			if err := client.MirrorResume(c.Context(), hold); err != nil {
@@ -100,7 +125,29 @@ func mirrorResume(a *app) *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&h.region, "region", "", "target `region` (default: every one)")
 	f.StringSliceVar(&h.topics, "topic", nil, "`topic` whose frozen partitions are tried again, repeatable (default: all)")
+	f.Int32Var(&partition, "partition", -1, "`number` of the partition, with --accept-loss")
+	f.StringVar(&loss, "accept-loss", "", "go on without these offsets, as `FROM-TO`; TO is the first that is wanted again")
+	f.StringVar(&h.reason, "reason", "", "`why`, for the audit log")
 	return c
+}
+
+// lossOf reads what is given up.
+func lossOf(c *cobra.Command, h hold, partition int32, loss string) (httpapi.AcceptLoss, error) {
+	out := httpapi.AcceptLoss{Partition: partition, Reason: h.reason}
+	from, to, both := strings.Cut(loss, "-")
+	var errFrom, errTo error
+	out.From, errFrom = strconv.ParseInt(from, 10, 64)
+	out.To, errTo = strconv.ParseInt(to, 10, 64)
+	switch {
+	case !both || errFrom != nil || errTo != nil || out.From < 0 || out.To <= out.From:
+		return out, usagef(c, "--accept-loss %s: want FROM-TO, such as 1000-1200", loss)
+	case len(h.topics) != 1 || partition < 0:
+		return out, usagef(c, "say of which partition: --topic TOPIC --partition NUMBER")
+	case h.reason == "":
+		return out, usagef(c, "say why: --reason WHY")
+	}
+	out.Topic = h.topics[0]
+	return out, nil
 }
 
 // hold is what is paused or resumed, as flags.

@@ -78,6 +78,8 @@ func TestRender_ReadsAsItShould(t *testing.T) {
 		{Region: "eu-west", Group: "ingest-consumer", Partitions: 8, Covered: 8, OK: true},
 		{Region: "eu-west", Group: "outcomes", Partitions: 8, Covered: 8, OK: true, NeverRead: 2, Rule: "latest"},
 	}}))
+	golden("mirror-orphans", renderOrphans(sampleOrphans()))
+	golden("mirror-orphans-none", renderOrphans(httpapi.OrphansReport{At: noon}))
 	golden("mirror-drift", renderMirrorDrift(sampleDrift()))
 	golden("mirror-drift-none", renderMirrorDrift(httpapi.DriftReport{At: noon, Links: []httpapi.LinkDrift{{ID: "us-east>eu-west"}}}))
 	gone := mirrored()

@@ -51,17 +51,25 @@ func (w *where) flags(f *pflag.FlagSet) {
 
 // depot reads the fleet file. It dials nothing.
 func (a *app) depot(c *cobra.Command, w where) (*depot, error) {
+	d, err := a.fleetDepot(c, &w)
+	if err != nil {
+		return nil, err
+	}
+	if d.regions, err = repositories(c, d.fleet, topology.Region(w.region)); err != nil {
+		return nil, err
+	}
+	d.vaults, err = a.openVaults(d.fleet, w)
+	return d, err
+}
+
+// fleetDepot reads the fleet file, and finds what seals are verified with.
+func (a *app) fleetDepot(c *cobra.Command, w *where) (*depot, error) {
 	path, _ := a.configPath()
 	fleet, err := config.Load(path)
 	if err != nil {
 		return nil, err
 	}
-	d := &depot{fleet: fleet}
-	if d.regions, err = repositories(c, fleet, topology.Region(w.region)); err != nil {
-		return nil, err
-	}
-	name := a.nodeName()
-	if name != "" {
+	if name := a.nodeName(); name != "" {
 		if _, err := fleet.Node(name); err != nil {
 			return nil, usage{err.Error()}
 		}
@@ -70,11 +78,31 @@ func (a *app) depot(c *cobra.Command, w where) (*depot, error) {
 			return nil, err
 		}
 	}
-	d.vaults, err = a.vaults(recovery.Options{
-		Fleet: fleet, Node: name, CAFile: w.ca, Version: thisBuild().Version,
+	return &depot{fleet: fleet}, nil
+}
+
+func (a *app) openVaults(fleet *config.Fleet, w where) (vaults, error) {
+	return a.vaults(recovery.Options{
+		Fleet: fleet, Node: a.nodeName(), CAFile: w.ca, Version: thisBuild().Version,
 		Log: slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
-	return d, err
+}
+
+// salvager opens what reads salvages: a region needs no repository for them.
+func (a *app) salvager(c *cobra.Command, w *where) (*config.Fleet, salvager, error) {
+	d, err := a.fleetDepot(c, w)
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := a.openVaults(d.fleet, *w)
+	if err != nil {
+		return nil, nil, err
+	}
+	host, ok := v.(salvager)
+	if !ok {
+		return nil, nil, errors.New("this host reads no salvages")
+	}
+	return d.fleet, host, nil
 }
 
 // repositories lists the regions that have one: all, or the one named.

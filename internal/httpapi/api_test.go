@@ -102,6 +102,18 @@ func (f *fake) GroupsCheck(_ context.Context, r topology.Region) (GroupsReport, 
 	return GroupsReport{}, f.ask("groups %s", r)
 }
 
+func (f *fake) MirrorOrphans(context.Context) (OrphansReport, error) {
+	return OrphansReport{}, f.ask("orphans")
+}
+
+func (f *fake) NoteReplay(_ context.Context, r ReplayOrphans, _ string) error {
+	return f.ask("replay %s to %s", r.Salvage, r.To)
+}
+
+func (f *fake) AcceptLoss(_ context.Context, a AcceptLoss, _ string) error {
+	return f.ask("accept loss of %s/%d [%d,%d)", a.Topic, a.Partition, a.From, a.To)
+}
+
 func (f *fake) MirrorDrift(_ context.Context, r topology.Region) (DriftReport, error) {
 	return DriftReport{}, f.ask("mirror drift %s", r)
 }
@@ -219,6 +231,10 @@ func TestClient_ReachesEveryOperation(t *testing.T) {
 	must(err)
 	_, err = c.MirrorDrift(ctx, "eu-west")
 	must(err)
+	_, err = c.MirrorOrphans(ctx)
+	must(err)
+	must(c.NoteReplay(ctx, ReplayOrphans{Salvage: "S1", To: "eu-west"}))
+	must(c.AcceptLoss(ctx, AcceptLoss{Topic: "events", From: 1, To: 2, Reason: "gone"}))
 	run, err := c.StartBackup(ctx, StartBackup{Region: "us-east", Engines: []backup.Engine{backup.Kafka}})
 	must(err)
 	if run != "01RUN" {
@@ -271,7 +287,7 @@ func TestClient_ReachesEveryOperation(t *testing.T) {
 			t.Errorf("the backend was never asked %q", line)
 		}
 	}
-	if len(f.asked) != 30 {
+	if len(f.asked) != 33 {
 		t.Errorf("asked %d times:\n%s", len(f.asked), asked)
 	}
 }
@@ -419,10 +435,10 @@ func TestAPI_DescribesEveryOperation(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"GET /v1/audit", "GET /v1/check", "GET /v1/config", "GET /v1/groups", "GET /v1/members", "GET /v1/mirror", "GET /v1/mirror/drift", "GET /v1/mirror/topics",
+		"GET /v1/audit", "GET /v1/check", "GET /v1/config", "GET /v1/groups", "GET /v1/members", "GET /v1/mirror", "GET /v1/mirror/drift", "GET /v1/mirror/orphans", "GET /v1/mirror/topics",
 		"GET /v1/plans", "GET /v1/plans/{id}", "GET /v1/runs", "GET /v1/runs/{id}", "GET /v1/sets", "GET /v1/status",
 		"POST /v1/backups", "POST /v1/config/apply", "POST /v1/drills", "POST /v1/failover/plan", "POST /v1/failover/run", "POST /v1/guard",
-		"POST /v1/mirror/pause", "POST /v1/mirror/reseed/plan", "POST /v1/mirror/reseed/run", "POST /v1/mirror/resume",
+		"POST /v1/mirror/accept-loss", "POST /v1/mirror/orphans/replay", "POST /v1/mirror/pause", "POST /v1/mirror/reseed/plan", "POST /v1/mirror/reseed/run", "POST /v1/mirror/resume",
 		"POST /v1/plans/{id}/abort", "POST /v1/plans/{id}/retry", "POST /v1/roles/{role}/ack", "POST /v1/roles/{role}/pause",
 		"POST /v1/runs/{id}/cancel",
 	}

@@ -28,6 +28,7 @@ type Backend interface {
 	Failover
 	Mirror
 	MirrorTopics
+	MirrorLosses
 	Recovery
 	Configuration
 

@@ -93,6 +93,7 @@ func (s *server) operations() {
 	s.planOperations()
 	s.mirrorOperations()
 	s.topicOperations()
+	s.orphanOperations()
 	s.runOperations()
 
 	handle(s, operation{http.MethodGet, "/v1/config", "config-drift", "Compare this node's fleet file with what is agreed on", "compare the configuration", withinLeader},

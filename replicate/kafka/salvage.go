@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/holdfast-dr/holdfast/internal/kafka"
 	"github.com/holdfast-dr/holdfast/internal/topology"
@@ -179,4 +182,53 @@ func sizeOf(batches []replicate.Batch) (n int) {
 		n += len(b.Raw)
 	}
 	return n
+}
+
+// replayTimeout bounds how long records that are given together may take. The
+// client's own bound counts from a record's timestamp, which is an old one here.
+const replayTimeout = 2 * time.Minute
+
+// Replayer produces orphans again, as new records of one partition.
+type Replayer struct {
+	cl *kafka.Client
+	p  topology.Partition
+}
+
+// NewReplayer prepares; it does not dial. Close it.
+func NewReplayer(cl *kafka.Client, p topology.Partition) (*Replayer, error) {
+	one, err := cl.Another(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.RequiredAcks(kgo.AllISRAcks()), kgo.AllowIdempotentProduceCancellation())
+	if err != nil {
+		return nil, err
+	}
+	return &Replayer{one, p}, nil
+}
+
+// Close ends its connections.
+func (r *Replayer) Close() { r.cl.Close() }
+
+// Produce returns when all are acknowledged, in their order, or one is not:
+// then it says how many before that one are.
+func (r *Replayer) Produce(ctx context.Context, orphans []Orphan) (int, error) {
+	records := make([]*kgo.Record, 0, len(orphans))
+	for _, o := range orphans {
+		one := &kgo.Record{Topic: r.p.Topic, Partition: r.p.Partition, Key: o.Key, Value: o.Value, Timestamp: time.UnixMilli(o.Timestamp)}
+		for _, h := range o.Headers {
+			one.Headers = append(one.Headers, kgo.RecordHeader{Key: string(h.Key), Value: h.Value})
+		}
+		records = append(records, one)
+	}
+	ctx, cancel := context.WithTimeout(ctx, replayTimeout)
+	defer cancel()
+	failed := map[*kgo.Record]error{}
+	for _, got := range r.cl.Kgo.ProduceSync(ctx, records...) {
+		if got.Err != nil {
+			failed[got.Record] = got.Err
+		}
+	}
+	for n, one := range records {
+		if err := failed[one]; err != nil {
+			return n, err
+		}
+	}
+	return len(records), nil
 }

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
@@ -72,5 +73,47 @@ func TestOrphans_AreAllThatTheLogHoldsOfTheRange(t *testing.T) {
 	r.leaveOpen(r.a, "open", "events")
 	if _, err = ReadOrphans(t.Context(), r.a, p, replicate.Range{Start: 31, End: 53}, func([]byte) error { return nil }); err == nil {
 		t.Error("an open transaction was taken for an end")
+	}
+}
+
+func TestReplayer_ProducesOrphansAsNewRecordsInTheirOrder(t *testing.T) {
+	r := newRig(t)
+	r.topic(r.fakeA, "events", 2, nil)
+	r.produce(r.a, "events", 1, 5, 5)
+	p, err := NewReplayer(r.a, topology.Partition{Topic: "events", Partition: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	var orphans []Orphan
+	for i := range int64(40) {
+		o := Orphan{Record: replicate.Record{Offset: 1000 + i, Timestamp: 7 + i, Value: fmt.Append(nil, i), Headers: []replicate.RecordHeader{{Key: []byte("h")}}}}
+		if i%2 == 0 {
+			o.Key = []byte{}
+		}
+		orphans = append(orphans, o)
+	}
+	if n, err := p.Produce(t.Context(), orphans); n != 40 || err != nil {
+		t.Fatal(n, err)
+	}
+	var got []replicate.Record
+	for _, b := range r.batches(r.a, topology.Partition{Topic: "events", Partition: 1}) {
+		if err := eachRecord(b, func(rec replicate.Record) error { got = append(got, rec); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(got) != 45 {
+		t.Fatalf("%d records", len(got))
+	}
+	for i, rec := range got[5:] {
+		want := orphans[i]
+		if rec.Offset != int64(5+i) || rec.Timestamp != want.Timestamp || string(rec.Value) != string(want.Value) || (rec.Key == nil) != (want.Key == nil) || len(rec.Headers) != 1 || rec.Headers[0].Value != nil {
+			t.Errorf("orphan %d became %+v", i, rec)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if n, err := p.Produce(ctx, orphans); n != 0 || err == nil {
+		t.Errorf("cancelled: %d, %v", n, err)
 	}
 }
