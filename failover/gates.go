@@ -3,6 +3,7 @@ package failover
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -139,6 +140,7 @@ func kafkaGates(g *judge, s consensus.State, h Health, rules Rules, p consensus.
 		missing = "the mirror has not reported its groups"
 	}
 	driftGates(g, l.Drift, accepted)
+	exposedGate(g, l.Exposed, want.AcceptOrphans)
 	g.gate("group offsets", known && cov.Covered == cov.Groups, covered, missing, "`holdfast groups check` names each")
 }
 
@@ -157,6 +159,26 @@ func driftGates(g *judge, d Drift, accepted bool) {
 	for _, region := range d.Open {
 		g.gates = append(g.gates, Gate{Name: "authorizer of " + string(region), OK: true, Note: true, Detail: fmt.Sprintf("note: kafka of %s has no authorizer: an old writer is kept out by producer epochs alone, which a broker may forget", region)})
 	}
+}
+
+// exposedGate judges whether a group would read orphans in the new region:
+// records that it accepted long ago and the other one never had. The topics
+// named are let pass.
+func exposedGate(g *judge, exposed []Exposed, accepted []string) {
+	var open []Exposed
+	for _, e := range exposed {
+		if slices.Contains(accepted, e.Topic) {
+			g.gates = append(g.gates, Gate{Name: "orphans of " + e.Topic, OK: true, Note: true, Detail: fmt.Sprintf("note: orphans of %s will be read, accepted by name: %s", e.Topic, e.First)})
+			continue
+		}
+		open = append(open, e)
+	}
+	if len(open) == 0 {
+		return
+	}
+	first := open[0]
+	g.gate("orphans", false, "", fmt.Sprintf("groups of %d topics would read orphans: %s (%d groups of %s)", len(open), first.First, first.Groups, first.Topic),
+		"let the groups read on past them, or accept it by name: --accept-orphans "+first.Topic)
 }
 
 // frozenIn lists the partitions of a link that the log or the mirror has

@@ -179,6 +179,12 @@ func TestGates_EachRefusesForItsReason(t *testing.T) {
 	refuses(Intent{To: eu, Roles: []topology.Role{topology.Query}}, heard)
 	refuses(expired, heard, Blocker{frozen.Gate, frozen.Why, frozen.Fix + "; or accept by hand what they lack: --accept-loss"})
 	refuses(Intent{To: eu, Unplanned: true, AcceptLoss: true}, heard)
+	exposed := mirrorHealth(func(l *LinkHealth) {
+		l.Exposed = []Exposed{{"events", 2, "billing stands at 990 of events/0, below 1023"}, {"outcomes", 1, "index stands at 1 of outcomes/0, below 2"}}
+	})
+	refuses(planned, exposed, Blocker{"orphans", "groups of 2 topics would read orphans: billing stands at 990 of events/0, below 1023 (2 groups of events)", "let the groups read on past them, or accept it by name: --accept-orphans events"})
+	refuses(Intent{To: eu, AcceptOrphans: []string{"events"}}, exposed, Blocker{"orphans", "groups of 1 topics would read orphans: index stands at 1 of outcomes/0, below 2 (1 groups of outcomes)", "let the groups read on past them, or accept it by name: --accept-orphans outcomes"})
+	refuses(Intent{To: eu, AcceptOrphans: []string{"events", "outcomes"}}, exposed)
 	refuses(planned, mirrorHealth(func(l *LinkHealth) {
 		l.Coverage = Coverage{3, 1, []string{"a lacks events/0", "b lacks events/1", "c"}}
 	}),

@@ -75,6 +75,9 @@ type LinkHealth struct {
 	Frozen []FrozenPartition `json:"frozen,omitempty"`
 	// Coverage is what is known about consumer groups in the target.
 	Coverage Coverage `json:"coverage"`
+	// Exposed are the topics of which a consumer group would read orphans in
+	// the target, in order.
+	Exposed []Exposed `json:"exposed,omitempty"`
 	// Drift is in what the two clusters differ.
 	Drift Drift `json:"drift"`
 }
@@ -96,6 +99,14 @@ type FrozenPartition struct {
 	To     int64  `json:"to"`
 	Reason string `json:"reason"`
 	Next   string `json:"next"`
+}
+
+// Exposed is a topic with orphans in the target that consumer groups have not
+// passed yet: one that started there would read them.
+type Exposed struct {
+	Topic  string `json:"topic"`
+	Groups int    `json:"groups"`
+	First  string `json:"first"` // "billing stands at 990 of events/0, below 1023"
 }
 
 // Coverage counts consumer groups whose offsets are present and in range.

@@ -23,6 +23,8 @@ type Intent struct {
 	Reason string          `json:"reason,omitempty"`
 	// AcceptLoss waives the loss limits of the roles.
 	AcceptLoss bool `json:"accept_loss,omitempty"`
+	// AcceptOrphans names topics of which groups may read orphans in the new region.
+	AcceptOrphans []string `json:"accept_orphans,omitempty"`
 	// Unplanned asks for a move without the old region, whose lease has run out.
 	Unplanned bool `json:"unplanned,omitempty"`
 	// Auto says that the leader decided, not a person.

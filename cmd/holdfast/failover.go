@@ -46,6 +46,7 @@ type move struct {
 	to, fenced, reason    string
 	roles                 []string
 	unplanned, acceptLoss bool
+	acceptOrphans         []string
 	start
 }
 
@@ -63,6 +64,7 @@ func (m *move) flags(f *pflag.FlagSet) {
 	f.StringVar(&m.fenced, "fenced", "", "attest that this `region` is cut off (needs --reason)")
 	f.StringVar(&m.reason, "reason", "", "`why`, for the audit log")
 	f.BoolVar(&m.unplanned, "unplanned", false, "move without the old region, whose lease has run out")
+	f.StringSliceVar(&m.acceptOrphans, "accept-orphans", nil, "`topic` of which groups may read orphans in the new region, repeatable")
 	f.BoolVar(&m.acceptLoss, "accept-loss", false, "accept a loss above the limits of the roles")
 }
 
@@ -80,7 +82,7 @@ func (m move) intent() *failover.Intent {
 	}
 	want := failover.Intent{
 		To: topology.Region(m.to), Fenced: topology.Region(m.fenced), Reason: m.reason,
-		AcceptLoss: m.acceptLoss, Unplanned: m.unplanned,
+		AcceptLoss: m.acceptLoss, AcceptOrphans: m.acceptOrphans, Unplanned: m.unplanned,
 	}
 	for _, r := range m.roles {
 		want.Roles = append(want.Roles, topology.Role(r))

@@ -417,6 +417,7 @@ func (m *mirrors) reports() map[consensus.LinkID]linkReport {
 				r.Trouble = fmt.Sprintf("kafka of %s has been silent for %s; what it has accepted since is not known here", from, silent.Round(time.Second))
 			}
 			r.Coverage = coverage(m.past[id].groups)
+			r.Exposed = exposed(m.state().Links[id], m.past[id].groups, r.Status)
 			r.Drift = driftOf(run.mirror.Drift())
 			r.Status.Running = r.Status.Running && !run.over()
 		}

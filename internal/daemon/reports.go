@@ -69,6 +69,7 @@ type linkReport struct {
 	SourceSeenMs int64                `json:"source_seen_ms"`
 	Coverage     failover.Coverage    `json:"coverage"`
 	Drift        failover.Drift       `json:"drift"`
+	Exposed      []failover.Exposed   `json:"exposed,omitempty"`
 	PausedUntil  time.Time            `json:"paused_until,omitzero"`
 	Trouble      string               `json:"trouble,omitempty"`
 	LocalLag     *int64               `json:"local_lag,omitempty"` // records that local groups have left to read here
@@ -310,7 +311,7 @@ func linkHealth(l linkReport, age time.Duration) failover.LinkHealth {
 	t := l.Status.Totals
 	out := failover.LinkHealth{
 		Heard: age, Running: l.Status.Running && l.Status.Seen, Records: t.RecordsBehind, Bytes: t.BytesBehindEstimate, Seconds: t.SecondsBehindMax,
-		SourceSeen: time.Duration(l.SourceSeenMs) * time.Millisecond, Rate: l.Rate, Partitions: t.Partitions, Coverage: l.Coverage, Drift: l.Drift,
+		SourceSeen: time.Duration(l.SourceSeenMs) * time.Millisecond, Rate: l.Rate, Partitions: t.Partitions, Coverage: l.Coverage, Drift: l.Drift, Exposed: l.Exposed,
 	}
 	if !l.Status.Seen || t.Unknown > 0 {
 		out.Heard = -1 // what is not known must not be summed up as nothing

@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/backup"
 	"github.com/holdfast-dr/holdfast/consensus"
+	"github.com/holdfast-dr/holdfast/failover"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 	"github.com/holdfast-dr/holdfast/replicate"
 	mirror "github.com/holdfast-dr/holdfast/replicate/kafka"
@@ -256,4 +257,42 @@ func addSpan(to consensus.Spans, p topology.Partition, r replicate.Range) {
 		to[p.Topic] = map[int32][]consensus.Span{}
 	}
 	to[p.Topic][p.Partition] = append(to[p.Topic][p.Partition], consensus.Span{From: r.Start, To: r.End})
+}
+
+// exposed lists the topics of which a group would read orphans here: it has
+// not passed them at the source, and they may be read there from its place on.
+func exposed(l consensus.Link, groups mirror.GroupReport, status replicate.LinkStatus) []failover.Exposed {
+	if len(l.Orphans) == 0 {
+		return nil
+	}
+	start := map[topology.Partition]int64{}
+	for _, p := range status.Partitions {
+		start[p.Partition] = p.SourceStart
+	}
+	by := map[string]*failover.Exposed{}
+	last := map[string]string{} // group counted last, by topic; rows of a group come together
+	for _, row := range groups.Rows {
+		spans := l.Orphans[row.Topic][row.Partition.Partition]
+		if len(spans) == 0 {
+			continue
+		}
+		end := spans[len(spans)-1].To
+		if row.Source >= end || start[row.Partition] >= end {
+			continue
+		}
+		e := by[row.Topic]
+		if e == nil {
+			e = &failover.Exposed{Topic: row.Topic, First: fmt.Sprintf("%s stands at %d of %s, below %d", row.Group, row.Source, row.Partition, end)}
+			by[row.Topic] = e
+		}
+		if last[row.Topic] != row.Group {
+			last[row.Topic] = row.Group
+			e.Groups++
+		}
+	}
+	var out []failover.Exposed
+	for _, topic := range slices.Sorted(maps.Keys(by)) {
+		out = append(out, *by[topic])
+	}
+	return out
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/backup"
 	"github.com/holdfast-dr/holdfast/consensus"
+	"github.com/holdfast-dr/holdfast/failover"
 	"github.com/holdfast-dr/holdfast/internal/kafka"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 	"github.com/holdfast-dr/holdfast/replicate"
@@ -146,5 +147,24 @@ func TestReturnedRegion_FollowsOnceItsOrphansAreSafe(t *testing.T) {
 	}
 	if len(safe.parts) != 1 || safe.parts[0].Records != 5 || safe.blobs != 1 {
 		t.Errorf("the box: %+v", safe)
+	}
+}
+
+func TestExposed_AreGroupsThatHaveNotPassedTheOrphans(t *testing.T) {
+	at := func(topic string) topology.Partition { return topology.Partition{Topic: topic} }
+	row := func(group, topic string, source int64) replicate.GroupOffset {
+		return replicate.GroupOffset{Group: group, Partition: at(topic), Source: source}
+	}
+	l := consensus.Link{Orphans: consensus.Spans{"events": {0: {{From: 5, To: 9}, {From: 100, To: 123}}}, "old": {0: {{From: 1, To: 9}}}}}
+	status := replicate.LinkStatus{Partitions: []replicate.PartitionStatus{{Partition: at("events"), SourceStart: 7}, {Partition: at("old"), SourceStart: 9}}}
+	r := mirror.GroupReport{Rows: []replicate.GroupOffset{
+		row("billing", "events", 90), row("billing", "old", 0), row("index", "events", 123), row("search", "events", 122), row("search", "other", 0),
+	}}
+	want := []failover.Exposed{{Topic: "events", Groups: 2, First: "billing stands at 90 of events/0, below 123"}}
+	if d := cmp.Diff(want, exposed(l, r, status)); d != "" {
+		t.Error(d)
+	}
+	if got := exposed(consensus.Link{}, r, status); got != nil {
+		t.Errorf("without orphans: %v", got)
 	}
 }
