@@ -382,7 +382,9 @@ func partitionRange(text string) (topic string, partition int32, from, to int64,
 	return topic, partition, from, to, err
 }
 
-// judge is what the daemon of a returned region finds: "judge frozen=events/0[120,140)".
+// judge is what the daemon of a returned region finds: "judge
+// orphans=events/0[120,140)", which it salvages and goes on behind, or "judge
+// frozen=events/0[120,140)", which cannot follow.
 func (s *story) judge(a args) error {
 	for _, id := range sortedKeys(s.state.Links) {
 		l := s.state.Links[id]
@@ -395,7 +397,16 @@ func (s *story) judge(a args) error {
 			if err != nil {
 				return err
 			}
-			c.Frozen = consensus.Ranges{topic: {partition: {From: from, To: to, Reason: "orphans: never mirrored"}}}
+			c.Frozen = consensus.Ranges{topic: {partition: {From: from, To: to, Reason: "it differs"}}}
+		}
+		if text := a.keys["orphans"]; text != "" {
+			topic, partition, from, to, err := partitionRange(text)
+			if err != nil {
+				return err
+			}
+			c.Orphans = consensus.Spans{topic: {partition: {{From: from, To: to}}}}
+			c.Starts = consensus.Offsets{topic: {partition: to}}
+			c.Salvage = &consensus.Salvage{ID: "salvage-1", Link: id, Epoch: l.Epoch, Where: "s3://sets", Digest: "d", Records: to - from, Orphans: c.Orphans}
 		}
 		_ = s.propose(string(l.To), c)
 	}
@@ -496,6 +507,13 @@ func describeLink(l consensus.Link) string {
 		for _, n := range sortedKeys(l.Frozen[topic]) {
 			r := l.Frozen[topic][n]
 			out += fmt.Sprintf(", %s/%d frozen [%d,%d)", topic, n, r.From, r.To)
+		}
+	}
+	for _, topic := range sortedKeys(l.Orphans) {
+		for _, n := range sortedKeys(l.Orphans[topic]) {
+			for _, o := range l.Orphans[topic][n] {
+				out += fmt.Sprintf(", %s/%d has orphans [%d,%d)", topic, n, o.From, o.To)
+			}
 		}
 	}
 	return out
