@@ -68,18 +68,11 @@ func (p *promoted) client(extra ...kgo.Opt) *kafka.Client {
 // begins at start: what is below was filled and deleted before the link.
 func (p *promoted) zombie(t *testing.T, name string, start int64) *zombie {
 	t.Helper()
-	if _, err := p.cl.Admin.CreateTopic(t.Context(), 1, 1, nil, name); err != nil {
+	if _, err := p.cl.Admin.CreateTopic(t.Context(), 1, -1, nil, name); err != nil {
 		t.Fatal(err)
 	}
 	z := &zombie{t: t, cl: p.cl, name: name}
-	mirrorSoon(t, name+" has a leader", func() bool {
-		m, err := p.cl.Admin.Metadata(t.Context(), name)
-		if err != nil || len(m.Topics[name].Partitions) != 1 || m.Topics[name].Partitions[0].Leader < 0 {
-			return false
-		}
-		z.id, z.node = m.Topics[name].ID, int(m.Topics[name].Partitions[0].Leader)
-		return true
-	})
+	z.find(-1)
 	z.Run = replicate.Run{Link: p.link, Topic: z.id, Start: start}
 	if start > 0 {
 		older := z.Run
@@ -87,6 +80,25 @@ func (p *promoted) zombie(t *testing.T, name string, start int64) *zombie {
 		z.must(z.write(older.Stamp(0), int(start), false))
 	}
 	return z
+}
+
+// find waits until the topic has a leader, another one than the given, that
+// serves it.
+func (z *zombie) find(not int) {
+	z.t.Helper()
+	mirrorSoon(z.t, z.name+" has a leader", func() bool {
+		m, err := z.cl.Admin.Metadata(z.t.Context(), z.name)
+		if err != nil || len(m.Topics[z.name].Partitions) != 1 {
+			return false
+		}
+		at := m.Topics[z.name].Partitions[0]
+		z.id, z.node = m.Topics[z.name].ID, int(at.Leader)
+		if at.Leader < 0 || z.node == not {
+			return false
+		}
+		_, err = mirror.Ends(z.t.Context(), z.cl, replicate.Only(z.name))
+		return err == nil
+	})
 }
 
 // at is the mirror in another run of its link.
@@ -964,4 +976,94 @@ func TestPromotion_WhileAPrefixIsBeingSeeded(t *testing.T) {
 		}
 	}
 	check("after a kill", z.promote2(opt), 7)
+}
+
+// TestPromotion_OnThreeBrokers takes followers and leaders away: a fence that
+// only the leader has is none, and one that stands survives elections.
+func TestPromotion_OnThreeBrokers(t *testing.T) {
+	c := stack.RunKafkaCluster(t, stack.KafkaOptions{Name: "promoted"}, 3)
+	cl, err := kafka.Open(kafka.Config{Name: "b", Brokers: c.Bootstrap(), RequestTimeout: 4 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cl.Close)
+	p := &promoted{t: t, cl: cl, link: replicate.Link{Source: "a", Target: "b", Epoch: 2}}
+	z := p.zombie(t, "three", 0)
+	z.must(z.data(0, 80))
+	z.must(z.data(80, 20))
+	insync := func(n int) {
+		t.Helper()
+		mirrorSoon(t, fmt.Sprintf("%d copies are in sync", n), func() bool {
+			m, err := cl.Admin.Metadata(t.Context(), z.name)
+			return err == nil && len(m.Topics[z.name].Partitions) == 1 && len(m.Topics[z.name].Partitions[0].ISR) == n
+		})
+	}
+	others := func() (out []*stack.Kafka) {
+		for i := range c.Nodes() {
+			if i != z.node {
+				out = append(out, c.Node(i))
+			}
+		}
+		return out
+	}
+	opt := z.options(0)
+	insync(3)
+
+	// Both followers stand still: the leader has the markers, and nobody else.
+	followers := others()
+	for _, k := range followers {
+		z.must(k.Pause())
+	}
+	opt.RequestTimeout, opt.Patience = 3*time.Second, 2*time.Second
+	began := time.Now()
+	if got, err := mirror.Promote(t.Context(), cl, opt); err == nil {
+		t.Fatalf("%s was promoted by a broker that is alone", got)
+	} else {
+		t.Logf("alone, after %s: %v", time.Since(began).Round(time.Millisecond), err)
+	}
+	old := z.node
+	z.must(c.Node(old).Kill())
+	for _, k := range followers {
+		z.must(k.Resume())
+	}
+	z.find(old)
+	// Whether a marker had reached a follower is chance; the repeat is harmless.
+	t.Logf("on the next leader, before a fence that counts: the last batch again is answered %v", z.data(80, 20))
+	opt.RequestTimeout, opt.Patience = 20*time.Second, time.Minute
+	at := z.promote2(opt)
+	if at.X != 100 || at.Fence != 100 {
+		t.Errorf("%s", at)
+	}
+	late := func(when string) {
+		t.Helper()
+		z.refused(when+": the next batch", z.data(100, 5))
+		z.refused(when+": its last batch again", z.data(80, 20))
+		z.refused(when+": a run at x", z.at(100).data(100, 5))
+		z.refused(when+": markers", z.marks(100, 103, 1))
+		z.fenced(opt, at)
+	}
+	late("promoted with two of three")
+
+	// The broker with the markers of the failed try returns, and the leader goes.
+	z.must(c.Node(old).Restart(t.Context()))
+	insync(3)
+	second := z.node
+	z.must(c.Node(second).Kill())
+	z.find(second)
+	late("after an election")
+	z.must(c.Node(second).Restart(t.Context()))
+	insync(3)
+
+	// One follower stands still: the fence waits until it is out.
+	z.find(-1)
+	slow := others()[0]
+	z.must(slow.Pause())
+	began = time.Now()
+	again := z.promote2(opt)
+	t.Logf("with a follower that stands still: %s", time.Since(began).Round(time.Millisecond))
+	if again.X != 100 || again.Fence != 100 {
+		t.Errorf("%s after %s", again, at)
+	}
+	z.must(slow.Resume())
+	late("at the end")
 }
