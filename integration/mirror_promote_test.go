@@ -989,7 +989,7 @@ func TestPromotion_OnThreeBrokers(t *testing.T) {
 	t.Cleanup(cl.Close)
 	p := &promoted{t: t, cl: cl, link: replicate.Link{Source: "a", Target: "b", Epoch: 2}}
 	z := p.zombie(t, "three", 0)
-	z.must(z.data(0, 80))
+	mirrorSoon(t, "the new topic takes records", func() bool { return z.data(0, 80) == nil })
 	z.must(z.data(80, 20))
 	insync := func(n int) {
 		t.Helper()
@@ -1014,9 +1014,12 @@ func TestPromotion_OnThreeBrokers(t *testing.T) {
 	for _, k := range followers {
 		z.must(k.Pause())
 	}
-	opt.RequestTimeout, opt.Patience = 3*time.Second, 2*time.Second
+	// Not as long as it takes to shrink the in-sync replicas to the leader: the
+	// controllers would do that when they wake up, and nobody else could lead.
+	short, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
 	began := time.Now()
-	if got, err := mirror.Promote(t.Context(), cl, opt); err == nil {
+	if got, err := mirror.Promote(short, cl, opt); err == nil {
 		t.Fatalf("%s was promoted by a broker that is alone", got)
 	} else {
 		t.Logf("alone, after %s: %v", time.Since(began).Round(time.Millisecond), err)

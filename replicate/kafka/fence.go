@@ -122,7 +122,7 @@ func (p *promoter) markSome(ctx context.Context, node int32, of []*promoting) er
 			addMarker(req, m, q.only())
 		}
 	}
-	codes, err := writeMarkers(ctx, p.cl, node, p.RequestTimeout, req)
+	codes, err := writeMarkers(ctx, p.slow, node, p.RequestTimeout, req)
 	for _, q := range of {
 		if err != nil {
 			q.failed("write markers: " + err.Error())

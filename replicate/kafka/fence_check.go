@@ -44,7 +44,7 @@ func CheckFence(ctx context.Context, target *kafka.Client, opt PromoteOptions, p
 	if err != nil {
 		return nil, fmt.Errorf("check the fence of %s: %w", opt.Link, err)
 	}
-	defer p.cl.Close()
+	defer p.slow.Close()
 	c := &fenceCheck{promoter: p, of: map[topology.Partition]Promotion{}, holds: map[topology.Partition]bool{}, why: map[topology.Partition]string{}}
 	for _, one := range promoted {
 		c.of[one.Partition] = one
@@ -198,7 +198,7 @@ func (c *fenceCheck) repeat(ctx context.Context, node int32, of []*promoting, st
 		rt := &req.Topics[len(req.Topics)-1]
 		rt.Partitions = append(rt.Partitions, rp)
 	}
-	resp, err := c.cl.Kgo.Broker(int(node)).Request(ctx, req)
+	resp, err := c.slow.Kgo.Broker(int(node)).Request(ctx, req)
 	if err != nil {
 		for _, q := range of {
 			q.failed("send its last batch again: " + err.Error())

@@ -35,16 +35,6 @@ func (p *promoter) leap(ctx context.Context) error {
 	if len(p.LeapTo) == 0 {
 		return nil
 	}
-	// A broker answers the requests of one connection one after the other: the
-	// readings behind a leap must not wait for a slow one.
-	cl, err := p.cl.Another()
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	if _, err := readViewSoon(ctx, cl, p.Patience); err != nil { // it must know the brokers
-		return err
-	}
 	until := time.Now().Add(p.LeapBudget)
 	for _, q := range p.parts {
 		q.ready = false
@@ -60,7 +50,7 @@ func (p *promoter) leap(ctx context.Context) error {
 		rounds++
 		finals := make(chan error, len(todo))
 		p.perNode(readyOf(todo), func(node int32, of []*promoting) {
-			if err := p.leapAt(ctx, cl, node, of, until); err != nil {
+			if err := p.leapAt(ctx, node, of, until); err != nil {
 				finals <- err
 			}
 		})
@@ -75,7 +65,7 @@ func (p *promoter) leap(ctx context.Context) error {
 
 // leapAt writes the markers of one broker's partitions, in requests as large
 // as its measured rate allows. It ends when all are written or the time is up.
-func (p *promoter) leapAt(ctx context.Context, cl *kafka.Client, node int32, of []*promoting, until time.Time) error {
+func (p *promoter) leapAt(ctx context.Context, node int32, of []*promoting, until time.Time) error {
 	need := map[topology.Partition]int64{}
 	by := make(map[topology.Partition]*promoting, len(of))
 	for _, q := range of {
@@ -118,7 +108,7 @@ func (p *promoter) leapAt(ctx context.Context, cl *kafka.Client, node int32, of 
 		}
 		began := time.Now()
 		// What comes too late is carried out all the same and does no harm.
-		codes, err := writeMarkers(ctx, cl, node, min(p.RequestTimeout, left+leapGrace), req)
+		codes, err := writeMarkers(ctx, p.slow, node, min(p.RequestTimeout, left+leapGrace), req)
 		if err != nil {
 			for _, q := range of {
 				q.failed("write markers: " + err.Error())
@@ -186,7 +176,7 @@ func Leap(ctx context.Context, cl *kafka.Client, opt PromoteOptions) (map[topolo
 	if err != nil {
 		return nil, fmt.Errorf("leap for %s: %w", opt.Link, err)
 	}
-	defer p.cl.Close()
+	defer p.slow.Close()
 	p.parts = slices.DeleteFunc(p.parts, func(q *promoting) bool { _, asked := opt.LeapTo[q.Partition]; return !asked })
 	if len(p.parts) < len(opt.LeapTo) {
 		return nil, fmt.Errorf("leap for %s: kafka %s has %d of %d partitions", opt.Link, cl.Name(), len(p.parts), len(opt.LeapTo))

@@ -115,7 +115,7 @@ func (p *promoter) leapOverFiller(ctx context.Context, q *promoting, until time.
 		rp.Partition, rp.Records = q.Partition.Partition, b.Restamp(run)
 		rt.Partitions = append(rt.Partitions, rp)
 		req.Topics = append(req.Topics, rt)
-		resp, err := p.cl.Kgo.Broker(int(q.node)).Request(ctx, req)
+		resp, err := p.slow.Kgo.Broker(int(q.node)).Request(ctx, req)
 		if err != nil {
 			return fmt.Errorf("leap over filler at %d: %w", next, err)
 		}
@@ -145,7 +145,7 @@ func (p *promoter) layStone(ctx context.Context, q *promoting) error {
 	for _, m := range append([]replicate.Mark{q.run.Stone(q.tail.X)}, q.want...) {
 		addMarker(req, m, q.only())
 	}
-	codes, err := writeMarkers(ctx, p.cl, q.node, p.RequestTimeout, req)
+	codes, err := writeMarkers(ctx, p.slow, q.node, p.RequestTimeout, req)
 	if err != nil {
 		return fmt.Errorf("write the stone: %w", err)
 	}

@@ -162,7 +162,7 @@ func Promote(ctx context.Context, target *kafka.Client, opt PromoteOptions) ([]P
 	if err != nil {
 		return nil, fmt.Errorf("promote %s: %w", opt.Link, err)
 	}
-	defer p.cl.Close()
+	defer p.slow.Close()
 	for _, step := range []func(context.Context) error{p.fence, p.leapSeeded, p.leap, p.settle} {
 		if err := step(ctx); err != nil {
 			return nil, fmt.Errorf("promote %s: %w", opt.Link, err)
@@ -189,7 +189,8 @@ func Promote(ctx context.Context, target *kafka.Client, opt PromoteOptions) ([]P
 // each partition is touched by its own leader's goroutine only.
 type promoter struct {
 	PromoteOptions
-	cl    *kafka.Client // its timeout is long enough for markers
+	cl    *kafka.Client // for reading: a broker that hangs is left soon
+	slow  *kafka.Client // for writing: long enough for a follower to fall out of sync
 	parts []*promoting  // in order
 }
 
@@ -234,13 +235,17 @@ func (q *promoting) offset(o int64) map[topology.Partition]int64 {
 func (q *promoting) failed(why string) { q.ready, q.why = false, why }
 
 func newPromoter(ctx context.Context, target *kafka.Client, opt PromoteOptions) (*promoter, error) {
-	cl, err := target.Another(kgo.RequestTimeoutOverhead(opt.RequestTimeout))
+	slow, err := target.Another(kgo.RequestTimeoutOverhead(opt.RequestTimeout))
 	if err != nil {
 		return nil, err
 	}
-	p := &promoter{PromoteOptions: opt, cl: cl}
-	if err := p.find(ctx); err != nil {
-		cl.Close()
+	p := &promoter{PromoteOptions: opt, cl: target, slow: slow}
+	_, err = readViewSoon(ctx, slow, opt.Patience) // it must know the brokers
+	if err == nil {
+		err = p.find(ctx)
+	}
+	if err != nil {
+		slow.Close()
 		return nil, err
 	}
 	return p, nil
@@ -282,14 +287,19 @@ func (p *promoter) find(ctx context.Context) error {
 // readViewSoon reads metadata, again after an error that may pass by itself.
 func readViewSoon(ctx context.Context, cl *kafka.Client, patience time.Duration) (*view, error) {
 	for until := time.Now().Add(patience); ; {
-		v, err := readView(ctx, cl)
+		try, cancel := context.WithTimeout(ctx, viewTimeout) // the next try asks another broker
+		v, err := readView(try, cl)
+		cancel()
 		if err == nil || time.Now().After(until) || pauseFor(ctx, promotePause) != nil {
 			return v, err
 		}
 	}
 }
 
-const promotePause = 100 * time.Millisecond // between rounds that make no progress
+const (
+	promotePause = 100 * time.Millisecond // between rounds that make no progress
+	viewTimeout  = 4 * time.Second        // of one reading of the metadata
+)
 
 func pauseFor(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
