@@ -60,19 +60,20 @@ func (m *mirrors) reunite(ctx context.Context, id consensus.LinkID, l consensus.
 	if err != nil {
 		return err
 	}
-	// The salvage comes before anything else: nothing here is touched, and
-	// nothing is decided, before its records are safe.
+	// Nothing here is touched, and nothing is decided, before the records that
+	// only this region has are safe.
+	if err := m.leapSource(round, id, l, found); err != nil {
+		return err
+	}
 	kept, err := m.keepOrphans(round, id, l, found)
 	if err != nil {
 		return err
 	}
-	if err := m.leapSource(round, id, l, found); err != nil {
+	if err := m.stillEnded(round, l, found); err != nil {
 		return err
 	}
 	verdict := judge(id, l.Epoch, found, kept)
-	attempt, cancel := context.WithTimeout(ctx, proposeTimeout)
-	defer cancel()
-	if _, err = m.propose.Propose(attempt, m.command(verdict)); err != nil {
+	if err := m.put(round, verdict); err != nil {
 		return err
 	}
 	args := []any{"link", id, "partitions", len(found)}
@@ -81,6 +82,33 @@ func (m *mirrors) reunite(ctx context.Context, id consensus.LinkID, l consensus.
 	}
 	m.log.Info("compared with "+string(l.From), args...)
 	return nil
+}
+
+// stillEnded refuses when something wrote here since the ends were read: what
+// it wrote was not compared, and the link would begin below it.
+func (m *mirrors) stillEnded(ctx context.Context, l consensus.Link, found []mirror.Inspection) error {
+	ends, err := mirror.Ends(ctx, m.regions[l.To].kafka, m.topics)
+	if err != nil {
+		return err
+	}
+	for _, i := range found {
+		if now, there := ends[i.Partition]; there && now.End != i.Target.End {
+			return fmt.Errorf("something writes to %s in %s: it ended at %d and ends at %d now; stop its producers", i.Partition, l.To, i.Target.End, now.End)
+		}
+	}
+	return nil
+}
+
+// put proposes until the log has decided, or ctx ends.
+func (m *mirrors) put(ctx context.Context, b consensus.Body) error {
+	for {
+		attempt, cancel := context.WithTimeout(ctx, proposeTimeout)
+		_, err := m.propose.Propose(attempt, m.command(b))
+		cancel()
+		if err == nil || consensus.Refused(err) || sleep(ctx, fillRetry) != nil {
+			return err
+		}
+	}
 }
 
 // kept is what a salvage holds.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -133,19 +134,29 @@ func TestReturnedRegion_FollowsOnceItsOrphansAreSafe(t *testing.T) {
 	if err := m.reunite(t.Context(), id, l); !errors.Is(err, broken.broken) || log.state().Links[id].Phase != consensus.LinkUnproven {
 		t.Fatalf("orphans that are not safe: %v, the link is %s", err, log.state().Links[id].Phase)
 	}
+	// A producer that nobody stopped.
+	stray := &box{}
+	m.salvage = func(context.Context, consensus.LinkID, uint64) (salvaging, error) {
+		regions[east].produce(t, 25, 26, "stray")
+		return stray, nil
+	}
+	if err := m.reunite(t.Context(), id, l); err == nil || !strings.Contains(err.Error(), "it ended at 25 and ends at 26 now") || log.state().Links[id].Phase != consensus.LinkUnproven {
+		t.Fatalf("a stray producer: %v", err)
+	}
 	safe := &box{}
+	log.set(func(m *memory) { m.lose = 2 }) // answers: the log decides all the same
 	m.salvage = func(context.Context, consensus.LinkID, uint64) (salvaging, error) { return safe, nil }
-	if err := m.reunite(t.Context(), id, l); err != nil {
+	if err := m.reunite(t.Context(), id, l); err != nil && !consensus.Refused(err, consensus.CodeStale) {
 		t.Fatal(err)
 	}
 	got := log.state().Links[id]
-	if got.Phase != consensus.LinkRunning || got.Starts["events"][0] != 25 || len(got.Frozen) != 0 || got.Foreign["events"][0][0] != (consensus.Span{From: 24, To: 25}) || !safe.closed || !broken.closed {
+	if got.Phase != consensus.LinkRunning || got.Starts["events"][0] != 26 || len(got.Frozen) != 0 || got.Foreign["events"][0][0] != (consensus.Span{From: 24, To: 26}) || !safe.closed || !broken.closed {
 		t.Errorf("the link: %+v", got)
 	}
-	if s := log.state().Salvages["S1"]; s.Records != 5 || s.Where != "a box" || s.Orphans["events"][0][0] != (consensus.Span{From: 20, To: 25}) {
+	if s := log.state().Salvages["S1"]; s.Records != 6 || s.Where != "a box" || s.Orphans["events"][0][0] != (consensus.Span{From: 20, To: 26}) {
 		t.Errorf("the salvage: %+v", s)
 	}
-	if len(safe.parts) != 1 || safe.parts[0].Records != 5 || safe.blobs != 1 {
+	if len(safe.parts) != 1 || safe.parts[0].Records != 6 || safe.blobs != 1 {
 		t.Errorf("the box: %+v", safe)
 	}
 }
