@@ -500,6 +500,7 @@ func TestPromotion_ShutsOutEveryLateWrite(t *testing.T) {
 		if _, err := z.cl.Admin.AlterTopicConfigs(z.t.Context(), []kadm.AlterConfig{{Name: "min.insync.replicas", Value: &two}}, z.name); err != nil {
 			z.t.Fatal(err)
 		}
+		mirrorSoon(z.t, "the broker requires two", func() bool { return errors.Is(z.data(0, 100), kerr.NotEnoughReplicas) })
 		opt := z.options(0)
 		opt.Patience = time.Second
 		_, err := mirror.Promote(z.t.Context(), z.cl, opt)
