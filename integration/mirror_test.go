@@ -31,10 +31,12 @@ type mirrorPair struct {
 	a, b *stack.Kafka
 	ca   *kafka.Client
 	cb   *kafka.Client
+
+	turns *turns
 }
 
 func newMirrorPair(t *testing.T) *mirrorPair {
-	p := &mirrorPair{t: t}
+	p := &mirrorPair{t: t, turns: &turns{}}
 	var wg sync.WaitGroup
 	// Time out fast, so that a killed broker costs seconds and not minutes.
 	settings := map[string]string{"auto.create.topics.enable": "false", "group.initial.rebalance.delay.ms": "0", "transaction.state.log.replication.factor": "1", "transaction.state.log.min.isr": "1"}
@@ -83,7 +85,7 @@ func (p *mirrorPair) config(topics ...string) mirror.Config {
 	return mirror.Config{
 		Link: replicate.Link{Source: "a", Target: "b", Epoch: 1}, Source: p.ca, Target: p.cb,
 		Topics: replicate.Only(topics...), RequestTimeout: 3 * time.Second, TopicsEvery: time.Second, ConfigsEvery: 2 * time.Second,
-		GroupsEvery: 500 * time.Millisecond, Logger: log,
+		GroupsEvery: 500 * time.Millisecond, Logger: log, Leases: p.turns,
 	}
 }
 
@@ -188,7 +190,7 @@ func (p *mirrorPair) read(k *stack.Kafka, topic string, ends map[topology.Partit
 			left[tp] = end
 		}
 	}
-	c, err := kgo.NewClient(kgo.SeedBrokers(k.Bootstrap()), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: from}))
+	c, err := kgo.NewClient(kgo.SeedBrokers(k.Bootstrap()), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: from}), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -203,7 +205,9 @@ func (p *mirrorPair) read(k *stack.Kafka, topic string, ends map[topology.Partit
 		}
 		f.EachRecord(func(r *kgo.Record) {
 			tp := topology.Partition{Topic: topic, Partition: r.Partition}
-			out[tp] = append(out[tp], r)
+			if !r.Attrs.IsControl() { // they only tell how far it is
+				out[tp] = append(out[tp], r)
+			}
 			if r.Offset+1 >= left[tp] {
 				delete(left, tp)
 			}
@@ -270,6 +274,7 @@ func TestMirror_OnRealKafka(t *testing.T) {
 	step("HungTargetEndsUncleanAndStaysExact", mirrorHungTarget)
 	step("GroupOffsetsAreCopiedReadBackAndNeverRewound", mirrorGroupOffsets)
 	step("FreezesNameTheirRange", mirrorFreezes)
+	step("HolesAndPrefixesKeepTheOffsets", mirrorHoles)
 	step("ReturnedRegionIsComparedAndReseeded", mirrorReturned)
 	step("ProbeWritesAndReads", mirrorProbes)
 }
@@ -472,29 +477,20 @@ func mirrorGroupOffsets(t *testing.T, p *mirrorPair) {
 }
 
 func mirrorFreezes(t *testing.T, p *mirrorPair) {
-	for _, name := range []string{"f-transactions", "f-foreign", "f-lost", "f-recreated", "f-prefix", "f-plain"} {
+	for _, name := range []string{"f-foreign", "f-lost", "f-recreated", "f-plain"} {
 		p.topic(p.ca, name, 1, nil)
 		p.produce(p.ca, name, 1, 0, 100, kgo.ZstdCompression())
 	}
-	if _, err := p.ca.Admin.DeleteRecords(t.Context(), kadm.Offsets{"f-prefix": {0: {Topic: "f-prefix", At: 40}}}); err != nil {
-		t.Fatal(err)
-	}
-	all := []string{"f-transactions", "f-foreign", "f-lost", "f-recreated", "f-prefix", "f-plain"}
+	all := []string{"f-foreign", "f-lost", "f-recreated", "f-plain"}
 	m := p.start(p.config(all...))
 	for _, name := range all {
-		if name != "f-prefix" {
-			p.reach(m, p.cb, p.ends(p.ca, name))
-		}
+		p.reach(m, p.cb, p.ends(p.ca, name))
 	}
 	known := m.TopicIDs()
 	if err := m.end(t); err != nil {
 		t.Fatal(err)
 	}
-	tx := p.client(p.a, kgo.TransactionalID("tx"), kgo.DefaultProduceTopic("f-transactions"))
 	ctx := t.Context()
-	if err := errors.Join(tx.Kgo.BeginTransaction(), tx.Kgo.ProduceSync(ctx, kgo.StringRecord("x")).FirstErr(), tx.Kgo.EndTransaction(ctx, kgo.TryCommit)); err != nil {
-		t.Fatal(err)
-	}
 	p.produce(p.cb, "f-foreign", 1, 0, 3, kgo.NoCompression())
 	p.produce(p.ca, "f-lost", 1, 100, 100, kgo.NoCompression())
 	if _, err := p.ca.Admin.DeleteRecords(ctx, kadm.Offsets{"f-lost": {0: {Topic: "f-lost", At: 160}}}); err != nil {
@@ -513,11 +509,9 @@ func mirrorFreezes(t *testing.T, p *mirrorPair) {
 	conf.Known = known
 	m = p.start(conf)
 	for name, want := range map[string]replicate.Freeze{
-		"f-transactions": {Reason: replicate.Transactional, From: 100, To: 101},
-		"f-foreign":      {Reason: replicate.Diverged, From: 100, To: 103},
-		"f-lost":         {Reason: replicate.Lost, From: 100, To: 160},
-		"f-recreated":    {Reason: replicate.Recreated},
-		"f-prefix":       {Reason: replicate.Prefix, From: 0, To: 40},
+		"f-foreign":   {Reason: replicate.Diverged, From: 100, To: 103},
+		"f-lost":      {Reason: replicate.Lost, From: 100, To: 160},
+		"f-recreated": {Reason: replicate.Recreated},
 	} {
 		mirrorSoon(t, name+" is frozen", func() bool { return mirrorFrozen(m, name) != nil })
 		f := *mirrorFrozen(m, name)
@@ -528,6 +522,41 @@ func mirrorFreezes(t *testing.T, p *mirrorPair) {
 	p.reach(m, p.cb, p.ends(p.ca, "f-plain")) // one frozen partition never stops another
 	if err := m.end(t); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func mirrorHoles(t *testing.T, p *mirrorPair) {
+	const transactions, prefix = "h-transactions", "h-prefix"
+	ctx := t.Context()
+	p.topic(p.ca, transactions, 1, nil)
+	p.topic(p.ca, prefix, 1, nil)
+	tx := p.client(p.a, kgo.TransactionalID("tx"), kgo.DefaultProduceTopic(transactions))
+	for i := range 30 {
+		p.produce(p.ca, transactions, 1, 10*i, 10, mirrorCodecs[i%len(mirrorCodecs)])
+		end := kgo.TransactionEndTry(i%3 > 0)
+		if err := errors.Join(tx.Kgo.BeginTransaction(), tx.Kgo.ProduceSync(ctx, kgo.StringRecord("x"), kgo.StringRecord("y")).FirstErr(), tx.Kgo.EndTransaction(ctx, end)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.produce(p.ca, prefix, 1, 0, 3000, kgo.ZstdCompression())
+	if _, err := p.ca.Admin.DeleteRecords(ctx, kadm.Offsets{prefix: {0: {Topic: prefix, At: 2345}}}); err != nil {
+		t.Fatal(err)
+	}
+	m := p.start(p.config(transactions, prefix))
+	for _, topic := range []string{transactions, prefix} {
+		ends := p.ends(p.ca, topic)
+		p.reach(m, p.cb, ends)
+		t.Logf("%s: %d records are the same", topic, p.identical(topic, ends))
+	}
+	starts, err := mirror.Ends(ctx, p.cb, replicate.Only(prefix))
+	if err != nil || starts[topology.Partition{Topic: prefix}].Start != 2345 {
+		t.Errorf("the target starts at %+v: %v", starts, err)
+	}
+	if err := m.end(t); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range m.Status().Partitions {
+		t.Logf("%s: %d offsets in %d holes, %+v", s.Partition, s.Filled, s.Holes, s.History)
 	}
 }
 

@@ -420,7 +420,7 @@ func TestMirror_ComparingAThousandTopicsCostsLittle(t *testing.T) {
 		run := p.start(conf)
 		p.follows(took, "all topics, "+c.name, func(context.Context) (bool, error) {
 			s := run.Status()
-			return s.Totals.Running == topics, fmt.Errorf("%+v", s.Totals)
+			return s.Totals.Working == topics, fmt.Errorf("%+v", s.Totals)
 		})
 		time.Sleep(5 * time.Second) // until all is quiet
 		before := cpuTime(t)

@@ -9,8 +9,14 @@
 //   - A Run is what a link writes to one partition. Its producer id, epoch and
 //     sequence are functions of the offset, so that the broker itself refuses
 //     a batch that would land anywhere but at its own offset.
+//   - A hole is a range of offsets that holds no record at the source: what a
+//     transaction aborted or the log cleaner took. The target gets markers
+//     there, which take an offset each and show nothing.
+//   - A prefix is what lies below the source's log start. It is seeded with
+//     empty records that are deleted again.
+//   - A Generation is a turn at filling holes; the agreed state hands it out.
 //   - A Partition is the state machine of one mirrored partition: resuming,
-//     running or frozen.
+//     seeding, following, filling, waiting, frozen or promoted.
 //   - A Freeze is a stop with a reason, an exact range and a next step.
 //
 // The promise: a record is appended at the offset it has at the source, once,
@@ -18,16 +24,12 @@
 // partition never stops another, and a frozen one stays frozen until a person
 // decides.
 //
-// This mirror is thin on purpose. It writes no filler and no markers, so a
-// partition with holes, transactions or a deleted prefix is frozen with that
-// reason rather than mirrored wrongly.
-//
 // The files:
 //
 //	batch.go      the record batch: parse, check, restamp, compare
 //	records.go    the records inside one batch, decoded
 //	encode.go     records into a batch; void batches
-//	link.go       Link, Run, Stamp: who wrote this batch
+//	link.go       Link, Run, Stamp, Mark: who wrote this batch
 //	partition.go  the state machine: Next(event) -> actions
 //	events.go     what can happen to a partition, and what it may ask for
 //	freeze.go     the reasons to stop, their ranges and next steps

@@ -12,7 +12,7 @@ import (
 )
 
 // ownData, filler and marker are stored batches of a run; fenceAt is one of a fence.
-func ownData(r Run, base int64, n int32) Batch { return Batch{Header: stored(r, base, n)} }
+func ownData(r Run, base int64, n int32) Batch { return stored(r, base, n) }
 
 func filler(r Run, base int64, n int32) Batch {
 	b := ownData(r, base, n)

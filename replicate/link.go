@@ -209,12 +209,6 @@ func (r Run) Author(b Batch) (run Run, kind Kind) {
 	return Run{}, Foreign
 }
 
-// Writer finds the run that wrote a data batch; see Author.
-func (r Run) Writer(h Header) (Run, bool) {
-	w, kind := r.Author(Batch{Header: h})
-	return w, kind == Data
-}
-
 // Bounds of Author.
 const (
 	epochsBack = 64   // earlier epochs of a link whose batches are recognised

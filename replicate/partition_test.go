@@ -11,7 +11,7 @@ import (
 
 var (
 	testID     = topology.Partition{Topic: "t", Partition: 4}
-	testLimits = Limits{BufferBytes: 1 << 20, RetryMin: time.Second, RetryMax: 8 * time.Second, RequestGrace: time.Minute, Doubts: 3}
+	testLimits = Limits{BufferBytes: 1 << 20, RetryMin: time.Second, RetryMax: 8 * time.Second, RequestGrace: time.Minute, Doubts: 3, HoleMax: 1000, SeedMax: 100_000, MarksMax: 100, FillerMax: 500, TogetherMax: 1}
 )
 
 // machine drives one partition by hand and remembers what it asked for last.
@@ -21,6 +21,10 @@ type machine struct {
 	look   *Look
 	fetch  *Fetch
 	append *Append
+	target *LookTarget
+	mark   *MarkHole
+	trim   *Trim
+	lease  *Lease
 }
 
 func newMachine(t *testing.T, start int64) *machine {
@@ -43,6 +47,14 @@ func (x *machine) take(acts []Action) {
 				x.t.Fatal("two appends at the same time")
 			}
 			x.append = &a
+		case LookTarget:
+			x.target = &a
+		case MarkHole:
+			x.mark = &a
+		case Trim:
+			x.trim = &a
+		case Lease:
+			x.lease = &a
 		}
 	}
 }
@@ -79,7 +91,7 @@ func (x *machine) accepted() *machine {
 	if x.append == nil {
 		x.t.Fatal("no append is asked for")
 	}
-	base := x.append.Batch.Base
+	base := x.append.Batches[0].Base
 	return x.answered(Appended{Base: base})
 }
 
@@ -106,7 +118,7 @@ func fresh(end int64) Looked { return Looked{SourceEnd: end, SourceEpoch: -1} }
 // resumed is what a look sees when our run wrote the target up to end.
 func resumed(start, end, sourceEnd int64) Looked {
 	h := stored(testRun(start), end-1, 1)
-	return Looked{SourceEnd: sourceEnd, TargetEnd: end, Last: &h, Compared: Same, SourceEpoch: 1, RunKnown: true}
+	return Looked{SourceEnd: sourceEnd, TargetTail: TargetTail{End: end, Last: &h}, Compared: Same, SourceEpoch: 1, RunKnown: true}
 }
 
 func TestPartition_FreezesWithTheExactRange(t *testing.T) {
@@ -118,17 +130,24 @@ func TestPartition_FreezesWithTheExactRange(t *testing.T) {
 			x.frozen(want)
 		})
 	}
-	transactional, control := plain(3, 2), plain(3, 1)
-	transactional.Attributes |= attrTransactional
-	control.Attributes |= attrControl
-	compacted := plain(3, 4)
-	compacted.Count = 2
+	gapped := plain(3, 4)
+	gapped.Count = 2
 
-	case_("hole [3,5)", func(x *machine) { x.looked(fresh(9)).fetched(9, plain(0, 3), plain(5, 1)).accepted() })
-	case_("hole [3,7)", func(x *machine) { x.looked(fresh(9)).fetched(9, plain(0, 3), compacted).accepted() })
-	case_("transactional [3,5)", func(x *machine) { x.looked(fresh(9)).fetched(9, plain(0, 3), transactional).accepted() })
-	case_("transactional [3,4)", func(x *machine) { x.looked(fresh(9)).fetched(9, plain(0, 3), control).accepted() })
-	case_("prefix [0,40)", func(x *machine) { x.looked(Looked{SourceStart: 40, SourceEnd: 50}) })
+	case_("hole-too-long [3,2000)", func(x *machine) { x.looked(fresh(9)).fetched(9, plain(0, 3), plain(2000, 1)).accepted() })
+	case_("straddle [3,7)", func(x *machine) { x.looked(fresh(9)).fetched(9, plain(0, 3), gapped).accepted() })
+	case_("prefix [0,200000)", func(x *machine) { x.looked(Looked{SourceStart: 200_000, SourceEnd: 200_001}) })
+	case_("prefix [0,40)", func(x *machine) {
+		x.next(Policy{Compacted: true})
+		x.looked(Looked{SourceStart: 40, SourceEnd: 50})
+	})
+	case_("corrupt [3,4)", func(x *machine) {
+		x.looked(fresh(9)).fetched(9, plain(0, 3)).accepted()
+		for range testLimits.Doubts {
+			gen := x.fetch.Gen
+			x.fetch = nil
+			x.next(Fetched{Gen: gen, End: 9, Broken: errRecordShort})
+		}
+	})
 	case_("lost [7,40)", func(x *machine) {
 		l := resumed(0, 7, 50)
 		l.SourceStart = 40
@@ -140,14 +159,24 @@ func TestPartition_FreezesWithTheExactRange(t *testing.T) {
 	})
 	case_("diverged [7,8)", func(x *machine) {
 		l := resumed(0, 8, 50)
-		l.Compared = Different
+		l.Compared, l.DiffersFrom = Different, 7
 		x.looked(l)
 	})
+	case_("diverged [2,8)", func(x *machine) { // the source was cut at 2 and written again
+		l := resumed(0, 8, 50)
+		l.Compared, l.DiffersFrom = Different, 2
+		x.looked(l)
+	})
+	case_("recreated [0,8)", func(x *machine) { // known before the first look: that tells how much there is
+		x.next(TopicRecreated{Side: "source"})
+		x.next(Policy{Deletes: true, Compacted: true}) // asks for another look
+		x.looked(resumed(0, 8, 50))
+	})
 	case_("diverged [5,8)", func(x *machine) {
-		x.looked(Looked{SourceEnd: 50, TargetEnd: 8, Last: &Header{Base: 6, LastDelta: 1, Count: 2, ProducerID: 1}, ForeignFrom: 5, Compared: Same})
+		x.looked(Looked{SourceEnd: 50, TargetTail: TargetTail{End: 8, Last: &Batch{Header: Header{Base: 6, LastDelta: 1, Count: 2, ProducerID: 1}}, ForeignFrom: 5}, Compared: Same})
 	})
 	case_("straddle [7,9)", func(x *machine) { x.looked(resumed(0, 7, 50)).fetched(50, plain(6, 3)) })
-	case_("misplaced [4,7)", func(x *machine) {
+	case_("misplaced [0,7)", func(x *machine) {
 		x.looked(fresh(9)).fetched(9, plain(0, 3)).answered(Appended{Base: 4})
 	})
 	case_("recreated [0,3)", func(x *machine) {
@@ -175,19 +204,20 @@ func TestPartition_FreezesWithTheExactRange(t *testing.T) {
 
 func TestPartition_FrozenIsStickyUntilAPersonSaysSo(t *testing.T) {
 	x := newMachine(t, 0)
-	x.looked(Looked{SourceStart: 40, SourceEnd: 50})
-	for _, ev := range []Event{Looked{}, LookFailed{}, Fetched{Batches: []Batch{plain(0, 1)}}, FetchFailed{}, TargetMoved{}, TopicRecreated{}, SourceSeen{End: 60}} {
+	l := Looked{SourceStart: 200_000, SourceEnd: 200_001}
+	x.looked(l)
+	for _, ev := range []Event{Looked{}, LookFailed{}, Fetched{Batches: []Batch{plain(0, 1)}}, FetchFailed{}, TargetMoved{}, TopicRecreated{}, SourceSeen{End: 300_000}} {
 		x.next(ev)
-		x.frozen("prefix [0,40)")
+		x.frozen("prefix [0,200000)")
 	}
-	if x.m.SourceEnd != 60 {
+	if x.m.SourceEnd != 300_000 {
 		t.Error("a frozen partition still tells how far the source is")
 	}
 	x.next(Retry{})
 	if x.m.State != Resuming || x.look == nil {
 		t.Fatal("a retry looks at both ends again")
 	}
-	x.looked(Looked{SourceStart: 40, SourceEnd: 60}).frozen("prefix [0,40)")
+	x.looked(l).frozen("prefix [0,200000)")
 }
 
 func TestPartition_NeverLooksWhileAnAppendIsUnanswered(t *testing.T) {
@@ -223,7 +253,7 @@ func TestPartition_WaitsForLostRequestsWhenTheBrokerForgotUs(t *testing.T) {
 	if x.look == nil || x.look.After != testLimits.RequestGrace {
 		t.Fatalf("want a look after %s, got %+v", testLimits.RequestGrace, x.look)
 	}
-	if x.looked(l); x.m.State != Running {
+	if x.looked(l); x.m.State != Following {
 		t.Fatal("after the wait it goes on")
 	}
 }
@@ -233,7 +263,7 @@ func TestPartition_NewEpochGoesOnBehindTheOldOnesRecords(t *testing.T) {
 	old := testRun(0)
 	old.Link.Epoch--
 	h := stored(old, 6, 1)
-	l := Looked{SourceEnd: 9, TargetEnd: 7, Last: &h, Compared: Same, SourceEpoch: 1}
+	l := Looked{SourceEnd: 9, TargetTail: TargetTail{End: 7, Last: &h}, Compared: Same, SourceEpoch: 1}
 	x.looked(l).looked(l).fetched(9, plain(7, 2))
 	if x.append == nil || x.append.Stamp != (Run{x.m.Link.Link, x.m.Link.Topic, 4, 7}).Stamp(7) {
 		t.Fatalf("stamp %+v, want a new run from 7", x.append)
@@ -276,7 +306,7 @@ func TestPartition_BacksOffWithABound(t *testing.T) {
 func TestPartition_SkipsWhatItHasAlready(t *testing.T) {
 	x := newMachine(t, 0)
 	x.looked(resumed(0, 7, 50)).fetched(50, plain(5, 2), plain(7, 3))
-	if x.append == nil || x.append.Batch.Base != 7 {
+	if x.append == nil || x.append.Batches[0].Base != 7 {
 		t.Fatalf("appends %+v, want the batch at 7", x.append)
 	}
 }
@@ -313,5 +343,162 @@ func TestStatus_DistanceIsNeverInvented(t *testing.T) {
 	x.next(Fetched{Gen: gen, At: now, Batches: []Batch{b}, End: 11})
 	if s := x.m.Status(now); s.RecordsBehind != 4 || s.SecondsBehind != 30 {
 		t.Errorf("a record of 30 s ago waits: %+v", s)
+	}
+}
+
+// tail is the target's end as our own last batch shows it.
+func (x *machine) tail(end int64, last Batch) *machine {
+	x.t.Helper()
+	if x.target == nil {
+		x.t.Fatal("no look at the target is asked for")
+	}
+	gen := x.target.Gen
+	x.target = nil
+	return x.next(TargetLooked{Gen: gen, TargetTail: TargetTail{End: end, Last: &last}})
+}
+
+func (x *machine) marked(a Answer) *machine {
+	x.t.Helper()
+	if x.mark == nil {
+		x.t.Fatal("no markers are asked for")
+	}
+	x.mark = nil
+	return x.next(Marked{Answer: a})
+}
+
+func (x *machine) leased(g Generation) *machine {
+	x.t.Helper()
+	if x.lease == nil {
+		x.t.Fatal("no generation is asked for")
+	}
+	x.lease = nil
+	return x.next(Leased{g})
+}
+
+func TestPartition_FillsAHoleAndBeginsANewRunBehindIt(t *testing.T) {
+	x := newMachine(t, 0)
+	x.looked(fresh(99)).fetched(99, plain(0, 3), plain(203, 2)).accepted()
+	if x.m.State != Waiting || x.mark != nil {
+		t.Fatalf("%s: no marker without a generation", x.m.State)
+	}
+	x.leased(1)
+	if x.m.State != Filling || *x.mark != (MarkHole{From: 3, To: 103, Generation: 1}) {
+		t.Fatalf("%s, %+v", x.m.State, x.mark)
+	}
+	x.marked(AppendAccepted).tail(103, markerAt(testRun(0), 102, 1))
+	if *x.mark != (MarkHole{From: 103, To: 203, Generation: 1}) {
+		t.Fatalf("%+v", x.mark)
+	}
+	x.marked(AppendRetry).tail(103, markerAt(testRun(0), 102, 1)) // none was stored
+	if x.mark.From != 103 || x.mark.After == 0 {
+		t.Fatalf("%+v: again, after a while", x.mark)
+	}
+	x.marked(AppendUnknown).tail(150, markerAt(testRun(0), 149, 1))
+	if x.m.State != Waiting || x.lease.Above != 1 {
+		t.Fatalf("%s: a generation without an answer is not used again", x.m.State)
+	}
+	x.leased(2).marked(AppendAccepted).tail(203, markerAt(testRun(0), 202, 2))
+	later := testRun(203)
+	if x.m.State != Following || x.append.Stamp != later.Stamp(203) || x.m.Filled != 200 {
+		t.Fatalf("%s, %+v", x.m.State, x.append)
+	}
+	x.accepted()
+	if n := len(x.m.History); n < 4 || x.m.Holes != 1 {
+		t.Errorf("%d holes, transitions %+v", x.m.Holes, x.m.History)
+	}
+}
+
+func TestPartition_AHoleThatSomebodyElseWritesToFreezes(t *testing.T) {
+	x := newMachine(t, 0)
+	x.looked(fresh(99)).fetched(99, plain(0, 3), plain(50, 2)).accepted().leased(1).marked(AppendAccepted)
+	gen := x.target.Gen
+	last := plain(7, 1)
+	x.next(TargetLooked{Gen: gen, TargetTail: TargetTail{End: 8, Last: &last, ForeignFrom: 7}})
+	x.frozen("diverged [7,8)")
+}
+
+func TestPartition_AFencedTargetEndsTheLinkForGood(t *testing.T) {
+	x := newMachine(t, 0)
+	last := plain(9, 1)
+	l := Looked{SourceEnd: 50, TargetTail: TargetTail{End: 10, Last: &last, ForeignFrom: 7, Fenced: true}}
+	if x.looked(l); x.m.State != Promoted || x.m.End != 7 {
+		t.Fatalf("%s at %d", x.m.State, x.m.End)
+	}
+	x.look = nil
+	x.next(Retry{}).next(TargetMoved{}).next(Leased{3})
+	if x.m.State != Promoted || x.look != nil {
+		t.Fatal("a promoted partition does nothing any more")
+	}
+}
+
+func TestPartition_SeedsThePrefixThatTheSourceLost(t *testing.T) {
+	x := newMachine(t, 0)
+	at := time.UnixMilli(1_000_000)
+	x.looked(Looked{At: at, SourceStart: 1200, SourceEnd: 1300, SourceEpoch: -1})
+	run := testRun(0)
+	for base := int64(0); base < 1200; base += 500 {
+		n := min(500, 1200-base)
+		b := x.append
+		if x.m.State != Seeding || !b.Filler || b.Batches[0].Base != base || int64(b.Batches[0].Count) != n || b.Stamp != run.Seed(base) {
+			t.Fatalf("%s, %+v", x.m.State, b)
+		}
+		if s := x.m.Status(at.Add(time.Second)); s.Seed == nil || s.Seed.At != base || s.Seed.PerSecond != float64(base) {
+			t.Errorf("%+v", s.Seed)
+		}
+		x.accepted()
+	}
+	seeded := stored(run, 1000, 200)
+	seeded.ProducerID = run.Seed(1000).ProducerID
+	done := Looked{SourceStart: 1210, SourceEnd: 1300, TargetTail: TargetTail{End: 1200, Last: &seeded}, SourceEpoch: -1, RunKnown: true}
+	x.looked(done) // the source went on meanwhile
+	if b := x.append.Batches[0]; b.Base != 1200 || b.Count != 10 {
+		t.Fatalf("%+v", b)
+	}
+	x.accepted()
+	seeded = stored(run, 1200, 10)
+	seeded.ProducerID = run.Seed(1200).ProducerID
+	done.End = 1210
+	x.looked(done)
+	if x.trim == nil || x.trim.To != 1210 {
+		t.Fatalf("%+v", x.trim)
+	}
+	x.trim = nil
+	x.next(Trimmed{}).fetched(1300, plain(1210, 5))
+	data := testRun(1210)
+	if x.m.State != Following || x.append.Stamp != data.Stamp(1210) {
+		t.Fatalf("%s, %+v", x.m.State, x.append)
+	}
+	x.accepted()
+}
+
+func TestPartition_AcceptedLossBecomesAHole(t *testing.T) {
+	x := newMachine(t, 0)
+	l := resumed(0, 7, 50)
+	l.SourceStart = 40
+	x.looked(l)
+	x.frozen("lost [7,40)")
+	x.next(Accepted{From: 7, To: 39}).looked(l)
+	x.frozen("lost [7,40)") // less than what is lost
+	x.next(Accepted{From: 7, To: 40}).looked(l).leased(1)
+	if *x.mark != (MarkHole{From: 7, To: 40, Generation: 1}) || x.fetch.Offset != 40 {
+		t.Fatalf("%+v, %+v", x.mark, x.fetch)
+	}
+}
+
+func TestPartition_ACompactedTopicIsWrittenByOneMirrorAtATime(t *testing.T) {
+	x := newMachine(t, 0)
+	x.next(Policy{Compacted: true, Deletes: true})
+	x.looked(fresh(9))
+	if x.m.State != Waiting || x.fetch != nil {
+		t.Fatalf("%s", x.m.State)
+	}
+	x.leased(1).looked(fresh(9))
+	if x.m.State != Resuming || x.look.After != testLimits.RequestGrace {
+		t.Fatalf("%s, %+v: requests of an earlier mirror may be under way", x.m.State, x.look)
+	}
+	x.looked(fresh(9)).fetched(9, plain(0, 3)).accepted()
+	x.next(LeaseLost{1})
+	if x.m.State != Resuming || x.append != nil {
+		t.Fatalf("%s", x.m.State)
 	}
 }

@@ -29,9 +29,30 @@ type PartitionStatus struct {
 	Frozen        *Freeze `json:"frozen,omitempty"`
 	Next          string  `json:"next,omitempty"`    // what a person can do
 	Trouble       string  `json:"trouble,omitempty"` // what is being retried
-	Unproven      bool    `json:"unproven,omitempty"`
-	Records       int64   `json:"records"` // mirrored by this process
-	Bytes         int64   `json:"bytes"`
+	// Hole is what is being filled. Seed is the prefix that is being seeded,
+	// with how far it is and how long the rest takes at this pace.
+	Hole *Range  `json:"hole,omitempty"`
+	Seed *SeedOf `json:"seed,omitempty"`
+	// LastStable is the source's last stable offset, -1 when not known. A
+	// transaction that stays open holds it below SourceEnd, and the mirror too.
+	LastStable int64 `json:"last_stable"`
+	// SourceEpoch is the source's leader epoch of the newest mirrored record.
+	SourceEpoch int32        `json:"source_epoch"`
+	History     []Transition `json:"history,omitempty"`
+	Unproven    bool         `json:"unproven,omitempty"`
+	Records     int64        `json:"records"` // mirrored by this process
+	Bytes       int64        `json:"bytes"`
+	Holes       int64        `json:"holes,omitempty"`  // filled by this process
+	Filled      int64        `json:"filled,omitempty"` // offsets in them
+}
+
+// SeedOf is how far the seeding of a prefix is.
+type SeedOf struct {
+	Range
+	At        int64   `json:"at"`
+	PerSecond float64 `json:"per_second"` // offsets
+	// Left is how long the rest takes at this pace, in seconds; -1: not known.
+	Left float64 `json:"left_seconds"`
 }
 
 // StaleAfter is how long a source may be silent before its last seen end is
@@ -62,7 +83,8 @@ type Finding struct {
 // distances, as what they lack is lacking.
 type Totals struct {
 	Partitions          int     `json:"partitions"`
-	Running             int     `json:"running"`
+	Working             int     `json:"working"` // following, seeding, filling or waiting
+	Promoted            int     `json:"promoted"`
 	Resuming            int     `json:"resuming"`
 	Frozen              int     `json:"frozen"`
 	Unknown             int     `json:"unknown"` // partitions whose distance is not known
@@ -78,7 +100,15 @@ func (m Partition) Status(now time.Time) PartitionStatus {
 	s := PartitionStatus{
 		Partition: m.ID, State: m.State, SourceStart: m.SourceStart, SourceEnd: m.SourceEnd, TargetEnd: m.End,
 		RecordsBehind: -1, SecondsBehind: -1, Frozen: m.Freeze, Trouble: m.Trouble, Unproven: m.Unproven,
-		Records: m.Records, Bytes: m.Bytes,
+		Records: m.Records, Bytes: m.Bytes, Holes: m.Holes, Filled: m.Filled,
+		LastStable: m.LastStable, SourceEpoch: m.SourceEpoch, History: m.History,
+	}
+	if m.State == Filling || m.State == Waiting && m.Hole != (Range{}) {
+		hole := m.Hole
+		s.Hole = &hole
+	}
+	if m.State == Seeding {
+		s.Seed = m.seedOf(now)
 	}
 	if !m.SourceSeenAt.IsZero() {
 		at := m.SourceSeenAt
@@ -108,6 +138,15 @@ func (m Partition) Status(now time.Time) PartitionStatus {
 	return s
 }
 
+func (m Partition) seedOf(now time.Time) *SeedOf {
+	s := SeedOf{Range: m.Seed, At: m.End, Left: -1}
+	if took := now.Sub(m.SeedAt).Seconds(); took > 0 && m.SeedFrom < m.End {
+		s.PerSecond = float64(m.End-m.SeedFrom) / took
+		s.Left = float64(m.Seed.End-m.End) / s.PerSecond
+	}
+	return &s
+}
+
 // Sum sorts the partitions and fills in the totals.
 func (l *LinkStatus) Sum() {
 	slices.SortFunc(l.Partitions, func(a, b PartitionStatus) int { return a.Compare(b.Partition) })
@@ -115,8 +154,10 @@ func (l *LinkStatus) Sum() {
 	l.Totals = Totals{Partitions: len(l.Partitions)}
 	for _, p := range l.Partitions {
 		switch p.State {
-		case Running:
-			l.Totals.Running++
+		case Following, Seeding, Filling, Waiting:
+			l.Totals.Working++
+		case Promoted:
+			l.Totals.Promoted++
 		case Resuming:
 			l.Totals.Resuming++
 		case Frozen:

@@ -56,11 +56,11 @@ func (p *page) link(l httpapi.MirrorLink, now time.Time, every bool) {
 		behind += fmt.Sprintf(", without %d of unknown distance", t.Unknown)
 	}
 	p.line("  behind      %s", behind)
-	state := []string{count(int64(t.Running)) + " running"}
+	state := []string{count(int64(t.Working)) + " working"}
 	for _, s := range []struct {
 		n    int
 		word string
-	}{{t.Resuming, "resuming"}, {t.Frozen, "FROZEN"}, {t.Unknown, "of unknown distance"}} {
+	}{{t.Resuming, "resuming"}, {t.Promoted, "promoted"}, {t.Frozen, "FROZEN"}, {t.Unknown, "of unknown distance"}} {
 		if s.n > 0 {
 			state = append(state, count(int64(s.n))+" "+s.word)
 		}
@@ -74,12 +74,21 @@ func (p *page) link(l httpapi.MirrorLink, now time.Time, every bool) {
 func (p *page) partitionTable(all []replicate.PartitionStatus, every bool) {
 	rows := [][]string{{"  PARTITION", "STATE", "SOURCE END", "TARGET END", "BEHIND"}}
 	for _, s := range all {
-		if !every && s.State == replicate.Running && s.Trouble == "" {
+		if !every && s.State == replicate.Following && s.Trouble == "" {
 			continue
 		}
 		state := strings.ToLower(fmt.Sprint(s.State))
 		if s.Unproven {
 			state += ", not compared"
+		}
+		switch {
+		case s.Seed != nil:
+			state += fmt.Sprintf(" to %d", s.Seed.End)
+			if s.Seed.Left >= 0 {
+				state += ", " + seconds(s.Seed.Left) + " left"
+			}
+		case s.Hole != nil:
+			state += fmt.Sprintf(" [%d,%d)", s.Hole.Start, s.Hole.End)
 		}
 		rows = append(rows, []string{"  " + s.Partition.String(), state, offset(s.SourceEnd), offset(s.TargetEnd), distance(s.RecordsBehind, s.SecondsBehind)})
 	}

@@ -232,9 +232,9 @@ func mirrored() httpapi.MirrorReport {
 	status := &replicate.LinkStatus{
 		Link: replicate.Link{Source: "us-east", Target: "eu-west", Epoch: 1}, At: noon, Running: true,
 		Partitions: []replicate.PartitionStatus{
-			{Partition: part("events", 0), State: replicate.Running, SourceEnd: 1_041_212, SourceSeenAt: &seen, TargetEnd: 1_041_000, RecordsBehind: 212, BytesBehindEstimate: 84_800, SecondsBehind: 0.4, Records: 41_000, Bytes: 16_400_000},
-			{Partition: part("events", 1), State: replicate.Frozen, SourceEnd: 900, TargetEnd: 700, RecordsBehind: 200, SecondsBehind: 310, Frozen: &replicate.Freeze{Reason: replicate.Hole, From: 700, To: 717, Detail: "offsets are missing at the source"}, Next: "exclude events under mirror.exclude"},
-			{Partition: part("outcomes", 0), State: replicate.Running, SourceEnd: 5, TargetEnd: 5, Trouble: "not enough replicas"},
+			{Partition: part("events", 0), State: replicate.Following, SourceEnd: 1_041_212, SourceSeenAt: &seen, TargetEnd: 1_041_000, RecordsBehind: 212, BytesBehindEstimate: 84_800, SecondsBehind: 0.4, Records: 41_000, Bytes: 16_400_000},
+			{Partition: part("events", 1), State: replicate.Frozen, SourceEnd: 900, TargetEnd: 700, RecordsBehind: 200, SecondsBehind: 310, Frozen: &replicate.Freeze{Reason: replicate.Lost, From: 700, To: 717, Detail: "offsets are missing at the source"}, Next: "exclude events under mirror.exclude"},
+			{Partition: part("outcomes", 0), State: replicate.Following, SourceEnd: 5, TargetEnd: 5, Trouble: "not enough replicas"},
 			{Partition: part("outcomes", 1), State: replicate.Resuming, SourceEnd: -1, TargetEnd: -1, RecordsBehind: -1, SecondsBehind: -1, Unproven: true},
 		},
 		Findings: []replicate.Finding{{About: "target", Text: "auto.create.topics.enable is on", Next: "turn it off"}},

@@ -39,8 +39,8 @@ func (l *loop) dispatchAppends(now time.Time) {
 	for node, parts := range groups {
 		for len(parts) > 0 && l.appending[node] < appendLanes && l.throttle.wait(now) == 0 {
 			size, n := 0, 0
-			for n < len(parts) && (n == 0 || size+parts[n].append.Batch.Size() <= limit) {
-				size += parts[n].append.Batch.Size()
+			for n < len(parts) && (n == 0 || size+parts[n].size() <= limit) {
+				size += parts[n].size()
 				n++
 			}
 			l.throttle.spend(now, size)
@@ -53,15 +53,41 @@ func (l *loop) dispatchAppends(now time.Time) {
 	}
 }
 
+// size is about what the wanted append has to send.
+func (p *part) size() int {
+	if p.append.Filler {
+		return int(p.append.Batches[0].Count) // about a byte a record
+	}
+	return p.append.Batches[0].Size()
+}
+
+// body makes the one batch that is sent for an append, and says how many of
+// its batches are in it.
+func (l *loop) body(p *part) (replicate.Batch, int, error) {
+	first := p.append.Batches[0]
+	if p.append.Filler {
+		b, err := filler(int(first.Count), first.Base, p.policy.Compacted)
+		return b, 1, err
+	}
+	return first, 1, nil
+}
+
 func (l *loop) startAppend(node int32, parts []*part) {
 	req := kmsg.NewPtrProduceRequest()
 	req.Acks = -1
 	req.TimeoutMillis = int32(l.conf.RequestTimeout.Milliseconds())
 	ends := make(map[topology.Partition]int64, len(parts))
+	counts := make(map[topology.Partition]int, len(parts)) // batches sent as one
 	spots := make([]spot, 0, len(parts))
 	byTopic := map[string]int{}
 	for _, p := range parts {
 		_, at, _ := home(l.target, p, "target") // checked by the caller, on the same view
+		batch, n, err := l.body(p)
+		if err != nil {
+			p.append = nil
+			l.apply(p, replicate.Appended{Answer: replicate.AppendRejected, Why: err.Error()})
+			continue
+		}
 		i, ok := byTopic[at.Topic]
 		if !ok {
 			rt := kmsg.NewProduceRequestTopic()
@@ -72,12 +98,15 @@ func (l *loop) startAppend(node int32, parts []*part) {
 		}
 		rp := kmsg.NewProduceRequestTopicPartition()
 		rp.Partition = at.Partition.Partition
-		rp.Records = p.append.Batch.Restamp(p.append.Stamp)
+		rp.Records = batch.Restamp(p.append.Stamp)
 		req.Topics[i].Partitions = append(req.Topics[i].Partitions, rp)
-		ends[p.m.ID] = p.append.Batch.End()
+		ends[p.m.ID], counts[p.m.ID] = batch.End(), n
 		spots = append(spots, at)
 		p.append = nil
 		l.serve(p)
+	}
+	if len(spots) == 0 {
+		return
 	}
 	l.appending[node]++
 	l.inFlight++
@@ -111,12 +140,10 @@ func (l *loop) startAppend(node int32, parts []*part) {
 					a = replicate.Appended{Answer: replicate.AppendUnknown, Why: "append to target: " + errNoAnswer.Error()}
 				}
 				p := l.parts[id]
+				a.Count = counts[id]
 				switch a.Answer {
 				case replicate.AppendUnknown:
-					p.lostEnd, p.lostUntil = end, sent.Add(l.conf.RequestTimeout)
-					if late := time.Now().Add(l.conf.RequestTimeout); err != nil && late.After(p.lostUntil) {
-						p.lostUntil = late // it may sit unread in the broker's socket
-					}
+					l.lost(p, end, sent, err)
 				case replicate.AppendAccepted:
 					if end >= p.lostEnd {
 						p.lostEnd = 0

@@ -33,6 +33,7 @@ type topicView struct {
 type partView struct {
 	leader int32 // -1: none
 	epoch  int32
+	thin   bool // not all replicas are in sync
 }
 
 // part returns where the partition lives now.
@@ -72,7 +73,7 @@ func readView(ctx context.Context, cl *kafka.Client) (*view, error) {
 			if p.Partition < 0 || int(p.Partition) >= len(t.Partitions) {
 				return nil, fmt.Errorf("read metadata of topic %s in kafka %s: partition %d of %d", *t.Topic, cl.Name(), p.Partition, len(t.Partitions))
 			}
-			tv.parts[p.Partition] = partView{leader: p.Leader, epoch: p.LeaderEpoch}
+			tv.parts[p.Partition] = partView{leader: p.Leader, epoch: p.LeaderEpoch, thin: len(p.ISR) < len(p.Replicas)}
 			tv.replicas = max(tv.replicas, int16(len(p.Replicas)))
 		}
 		v.topics[tv.name] = tv
@@ -85,6 +86,7 @@ type spot struct {
 	topology.Partition
 	id    replicate.TopicID
 	epoch int32
+	thin  bool // not all replicas are in sync
 }
 
 // errNoAnswer says that a broker's answer left a partition out.

@@ -177,7 +177,7 @@ func TestReseed_DiscardsOnlyWhatThePlanNames(t *testing.T) {
 	if err := Reseed(t.Context(), r.a, r.b, plan); err != nil || r.fakeB.PartitionInfo("events", 0).HighWatermark != 20 {
 		t.Fatalf("a repeated reseed discarded the new copy: %v", err)
 	}
-	eventually(t, "the other topic goes on under the new epoch", func() bool { return m.Status().Totals.Running == 3 })
+	eventually(t, "the other topic goes on under the new epoch", func() bool { return m.Status().Totals.Working == 3 })
 	r.produce(r.a, "cut", 0, 10, 7)
 	r.caughtUp(m, "events", "cut")
 	if n := len(r.batches(r.b, topology.Partition{Topic: "cut"})); n != 5 {

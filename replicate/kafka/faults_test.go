@@ -65,7 +65,7 @@ func TestMirror_TwoAtOnceStoreEachBatchOnce(t *testing.T) {
 	r.identical("events", 2)
 	eventually(t, "both know it", func() bool {
 		a, b := m.Status(), other.Status()
-		return a.Totals.Running == 2 && b.Totals.Running == 2 && a.Totals.RecordsBehind+b.Totals.RecordsBehind == 0
+		return a.Totals.Working == 2 && b.Totals.Working == 2 && a.Totals.RecordsBehind+b.Totals.RecordsBehind == 0
 	})
 	if a, b := m.Status().Totals, other.Status().Totals; a.Records+b.Records < 300 {
 		t.Fatalf("%d and %d records", a.Records, b.Records)
@@ -177,7 +177,7 @@ func TestMirror_ARecordedIdentityIsComparedAfterARestart(t *testing.T) {
 	r := newRig(t)
 	r.topic(r.fakeA, "events", 1, nil)
 	m := r.start(r.config())
-	eventually(t, "it runs", func() bool { return m.Status().Totals.Running == 1 })
+	eventually(t, "it runs", func() bool { return m.Status().Totals.Working == 1 })
 	known := m.TopicIDs()
 	if err := m.end(t); err != nil {
 		t.Fatal(err)
@@ -213,7 +213,7 @@ func TestMirror_LostRangeIsNamed(t *testing.T) {
 	}
 }
 
-func TestMirror_TransactionsFreezeBehindWhatIsPlain(t *testing.T) {
+func TestMirror_TransactionsAreCopiedWithTheirMarkersAsHoles(t *testing.T) {
 	r := newRig(t)
 	r.topic(r.fakeA, "events", 1, nil)
 	r.produce(r.a, "events", 0, 10, 5)
@@ -233,14 +233,17 @@ func TestMirror_TransactionsFreezeBehindWhatIsPlain(t *testing.T) {
 	if err := tx.Kgo.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		t.Fatal(err)
 	}
+	r.produce(r.a, "events", 0, 10, 5)
 	m := r.start(r.config())
-	p := topology.Partition{Topic: "events"}
-	eventually(t, "it is frozen", func() bool { return frozen(m, p) != nil })
-	if f := frozen(m, p); f.Reason != replicate.Transactional || f.From != 10 {
-		t.Fatalf("frozen as %v, want transactional from 10", f)
+	r.caughtUp(m, "events")
+	if got, want := r.fakeB.PartitionInfo("events", 0).HighWatermark, r.fakeA.PartitionInfo("events", 0).HighWatermark; got != want || want != 22 {
+		t.Fatalf("the target ends at %d, the source at %d", got, want)
 	}
-	if got := r.fakeB.PartitionInfo("events", 0).HighWatermark; got != 10 {
-		t.Fatalf("the target ends at %d, want 10", got)
+	if err := m.end(t); err != nil {
+		t.Fatal(err)
+	}
+	if s := m.Status().Partitions[0]; s.Filled != 1 || s.Records != 21 {
+		t.Fatalf("%+v", s)
 	}
 }
 
@@ -296,7 +299,7 @@ func TestMirror_FollowsPartitionsAndSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := r.start(conf)
-	eventually(t, "it runs", func() bool { return m.Status().Totals.Running == 1 })
+	eventually(t, "it runs", func() bool { return m.Status().Totals.Working == 1 })
 	ctx := t.Context()
 	if _, err := r.a.Admin.UpdatePartitions(ctx, 3, "events"); err != nil {
 		t.Fatal(err)

@@ -178,8 +178,12 @@ func readFetch(resp *kmsg.FetchResponse, spots []spot, items map[topology.Partit
 				// A copy, so that one slow partition does not hold the whole
 				// answer of all partitions in memory.
 				batches, broken := replicate.ParseBatches(bytes.Clone(p.RecordBatches))
+				shaped, err := shape(batches, it.offset, p.AbortedTransactions)
+				if err != nil {
+					broken = err
+				}
 				out[id] = replicate.Fetched{
-					Gen: it.gen, At: now, Batches: batches, Broken: broken,
+					Gen: it.gen, At: now, Batches: shaped, Broken: broken,
 					LogStart: p.LogStartOffset, End: p.HighWatermark, LastStable: p.LastStableOffset,
 				}
 			}

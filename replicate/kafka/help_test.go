@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,11 +31,12 @@ type rig struct {
 	link           replicate.Link
 	log            *slog.Logger
 	requestTimeout time.Duration
+	turns          *turns
 }
 
 func newRig(t testing.TB, opts ...kfake.Opt) *rig {
 	t.Helper()
-	r := &rig{t: t, link: replicate.Link{Source: "a", Target: "b", Epoch: 1}, log: newRigLog(), requestTimeout: 2 * time.Second}
+	r := &rig{t: t, link: replicate.Link{Source: "a", Target: "b", Epoch: 1}, log: newRigLog(), requestTimeout: 2 * time.Second, turns: &turns{}}
 	r.fakeA, r.a = r.cluster("a", opts...)
 	r.fakeB, r.b = r.cluster("b", opts...)
 	return r
@@ -99,11 +101,39 @@ func (r *rig) produce(cl *kafka.Client, topic string, partition int32, n, per in
 	}
 }
 
+// turns hands out generations to all mirrors of one link, as the agreed state
+// does.
+type turns struct {
+	mu      sync.Mutex
+	last    replicate.Generation
+	settled int32
+}
+
+func (l *turns) Take(_ context.Context, _ replicate.Generation) (replicate.Generation, bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last++
+	return l.last, l.last.Block() == l.settled, nil
+}
+
+func (l *turns) Settle(_ context.Context, g replicate.Generation) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.settled = max(l.settled, g.Block())
+	return nil
+}
+
+func (l *turns) Held(g replicate.Generation) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return g == l.last
+}
+
 func (r *rig) config() Config {
 	limits := replicate.DefaultLimits
 	limits.RetryMin, limits.RetryMax, limits.RequestGrace = 10*time.Millisecond, 200*time.Millisecond, 100*time.Millisecond
 	return Config{
-		Link: r.link, Source: r.a, Target: r.b, Limits: &limits, Logger: r.log,
+		Link: r.link, Source: r.a, Target: r.b, Limits: &limits, Logger: r.log, Leases: r.turns,
 		TopicsEvery: 200 * time.Millisecond, ConfigsEvery: 300 * time.Millisecond, GroupsEvery: 200 * time.Millisecond,
 		FetchWait: 50 * time.Millisecond, RequestTimeout: r.requestTimeout,
 	}

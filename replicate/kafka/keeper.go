@@ -14,6 +14,7 @@ import (
 
 const (
 	refreshMin    = 200 * time.Millisecond // between two refreshes, however urgent
+	policeTimeout = 5 * time.Second        // reading cleanup policies
 	keeperTimeout = 30 * time.Second       // one round of the keeper
 	accessEvery   = time.Minute            // rights that are only compared
 	goneAfter     = 5 * time.Second        // a topic that the source does not list for so long is asked for by name
@@ -25,6 +26,7 @@ type keeper struct {
 	created   map[string]bool     // topics seen at the target, which are never created again
 	ids       map[string]TopicIDs // of the topics that are mirrored, as first seen
 	settledAt time.Time           // when settings were last compared
+	policed   map[string]bool     // topics whose cleanup policy was read
 
 	missing map[string]absence // topics that the source does not list any more
 	lost    map[string]bool    // those of them that were asked for by name
@@ -51,7 +53,7 @@ type rights struct {
 // keep refreshes metadata every TopicsEvery and when asked. It ends the whole
 // mirror through stop when the link can never work.
 func (l *loop) keep(ctx context.Context, stop context.CancelCauseFunc) {
-	k := &keeper{loop: l, created: map[string]bool{}, ids: maps.Clone(l.conf.Known), missing: map[string]absence{}, lost: map[string]bool{}, hidden: map[string]bool{}, had: map[replicate.ACL]bool{}}
+	k := &keeper{loop: l, created: map[string]bool{}, ids: maps.Clone(l.conf.Known), missing: map[string]absence{}, lost: map[string]bool{}, hidden: map[string]bool{}, had: map[replicate.ACL]bool{}, policed: map[string]bool{}}
 	if k.ids == nil {
 		k.ids = map[string]TopicIDs{}
 	}
@@ -116,6 +118,9 @@ func (k *keeper) round(ctx context.Context) error {
 	if targetErr != nil {
 		target = nil
 	}
+	if fresh := slices.DeleteFunc(slices.Clone(topics), func(t string) bool { return k.policed[t] }); len(fresh) > 0 {
+		k.police(ctx, fresh, note) // a new topic needs to know before it begins
+	}
 	if !k.tell(ctx, func() { k.update(source, target, topics) }) {
 		return nil
 	}
@@ -131,8 +136,27 @@ func (k *keeper) round(ctx context.Context) error {
 			}
 		}
 	}
+	if source != nil {
+		k.police(ctx, topics, note)
+	}
 	k.tell(ctx, func() { k.findings["topics"] = findings })
 	return nil
+}
+
+// police reads what the log cleaner may do to topics and tells the owner.
+func (k *keeper) police(ctx context.Context, topics []string, note func(about string, err error, next string)) {
+	ctx, cancel := context.WithTimeout(ctx, policeTimeout)
+	defer cancel()
+	policies, err := k.policies(ctx, topics)
+	if err != nil {
+		note("source", err, "")
+		return
+	}
+	if k.tell(ctx, func() { k.setPolicies(policies) }) {
+		for t := range policies {
+			k.policed[t] = true
+		}
+	}
 }
 
 // tell hands work to the owner, and says whether it was taken.

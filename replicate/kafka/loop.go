@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -32,18 +33,29 @@ const (
 type part struct {
 	m          replicate.Partition
 	from       replicate.TopicID // at the source
-	look       *replicate.Look
+	look       *wantedLook
 	lookAt     time.Time
 	fetch      *replicate.Fetch
 	fetchAt    time.Time
 	append     *replicate.Append
+	mark       *replicate.MarkHole
+	markAt     time.Time
+	trim       *replicate.Trim
+	leaseAbove *replicate.Generation // asks for a generation above this one
+	policy     replicate.Policy
 	turn       uint64 // when it was last served, for fairness
 	epoch      int32  // the target's leader epoch at the last look
 	missing    [2]int // refreshes without the topic at source, target
-	lostEnd    int64  // end of the last append without an answer, 0: none
+	lostEnd    int64  // end of the last write without an answer, 0: none
 	lostUntil  time.Time
 	seenAsked  time.Time // when the source end was asked for, beside fetches
 	frozenSaid bool
+}
+
+// wantedLook is a Look, or a LookTarget.
+type wantedLook struct {
+	gen        uint32
+	targetOnly bool
 }
 
 // loop owns all partitions. Only its goroutine touches its fields; the rest of
@@ -64,12 +76,15 @@ type loop struct {
 	looking   int
 	fetching  map[laneKey]bool
 	appending map[int32]int // by target broker
+	marking   map[int32]int // marker requests, by target broker
 	inFlight  int           // append requests
+	lease     lease
 	queued    int           // bytes in the machines' queues
 	asks      map[int32]ask // by source broker
 	reserved  int           // bytes that outstanding fetches may bring
 	turn      uint64
 	stopping  bool
+	policies  map[string]replicate.Policy
 	wake      time.Time // earliest time at which something becomes due
 	refresh   chan struct{}
 }
@@ -85,7 +100,7 @@ func newLoop(m *Mirror, tail *kafka.Client) *loop {
 		Mirror: m, tail: tail, events: make(chan func(), 64),
 		parts: map[topology.Partition]*part{}, findings: map[string][]replicate.Finding{},
 		throttle: throttle{rate: m.conf.Rate},
-		fetching: map[laneKey]bool{}, asks: map[int32]ask{}, appending: map[int32]int{}, refresh: make(chan struct{}, 1),
+		fetching: map[laneKey]bool{}, asks: map[int32]ask{}, appending: map[int32]int{}, marking: map[int32]int{}, policies: map[string]replicate.Policy{}, refresh: make(chan struct{}, 1),
 	}
 }
 
@@ -160,17 +175,30 @@ func (l *loop) wokeUp(last, now time.Time) {
 // apply gives one event to a partition and notes what it wants now.
 func (l *loop) apply(p *part, ev replicate.Event) {
 	before := p.m.Queued()
+	was, changes := p.m.State, len(p.m.History)
 	m, acts := p.m.Next(ev)
 	p.m = m
 	l.queued += m.Queued() - before
 	l.take(p, acts)
+	if m.State != was && len(m.History) > 0 && changes > 0 {
+		l.tell(m.History[len(m.History)-1], m)
+	}
 	if m.State == replicate.Frozen && !p.frozenSaid {
 		l.log.Warn("partition frozen", "partition", m.ID.String(), "reason", string(m.Freeze.Reason), "from", m.Freeze.From, "to", m.Freeze.To, "detail", m.Freeze.Detail, "next", m.Freeze.NextStep(l.conf.Link.Target, m.ID))
 	}
 	p.frozenSaid = m.State == replicate.Frozen
-	if p.frozenSaid {
-		p.look, p.fetch = nil, nil
+	if p.frozenSaid || m.State == replicate.Promoted {
+		p.look, p.fetch, p.leaseAbove = nil, nil, nil
 	}
+}
+
+// tell logs a change of state. What changes with every hole is for debugging.
+func (l *loop) tell(t replicate.Transition, m replicate.Partition) {
+	level := slog.LevelDebug
+	if t.To == replicate.Seeding || t.From == replicate.Seeding || t.To == replicate.Promoted {
+		level = slog.LevelInfo
+	}
+	l.log.Log(context.Background(), level, "partition", "partition", m.ID.String(), "was", string(t.From), "is", string(t.To), "end", m.End, "why", t.Why)
 }
 
 func (l *loop) take(p *part, acts []replicate.Action) {
@@ -178,13 +206,23 @@ func (l *loop) take(p *part, acts []replicate.Action) {
 	for _, act := range acts {
 		switch act := act.(type) {
 		case replicate.Look:
-			p.look, p.fetch = &act, nil
+			p.look, p.fetch = &wantedLook{gen: act.Gen}, nil
+			p.lookAt = now.Add(jitter(act.After))
+		case replicate.LookTarget:
+			p.look = &wantedLook{gen: act.Gen, targetOnly: true}
 			p.lookAt = now.Add(jitter(act.After))
 		case replicate.Fetch:
 			p.fetch = &act
 			p.fetchAt = now.Add(jitter(act.After))
 		case replicate.Append:
 			p.append = &act
+		case replicate.MarkHole:
+			p.mark = &act
+			p.markAt = now.Add(jitter(act.After))
+		case replicate.Trim:
+			p.trim = &act
+		case replicate.Lease:
+			p.leaseAbove = &act.Above
 		}
 	}
 }
@@ -214,10 +252,17 @@ func (l *loop) dispatch(now time.Time) {
 				p.append = nil
 				l.apply(p, replicate.Appended{Answer: replicate.AppendRetry, Why: "stopping"})
 			}
+			if p.mark != nil {
+				p.mark = nil
+				l.apply(p, replicate.Marked{Answer: replicate.AppendRetry, Why: "stopping"})
+			}
 		}
 		return
 	}
+	l.dispatchLease(now)
 	l.dispatchAppends(now)
+	l.dispatchMarks(now)
+	l.dispatchTrims()
 	l.dispatchLooks(now)
 	l.dispatchFetches(now)
 	l.dispatchSeen(now)
@@ -255,7 +300,7 @@ func home(v *view, p *part, side string) (int32, spot, error) {
 	case at.leader < 0:
 		return 0, spot{}, fmt.Errorf("the %s partition has no leader", side)
 	}
-	return at.leader, spot{Partition: p.m.ID, id: t.id, epoch: at.epoch}, nil
+	return at.leader, spot{Partition: p.m.ID, id: t.id, epoch: at.epoch, thin: at.thin}, nil
 }
 
 // dispatchLooks starts looks, grouped by the two brokers they ask.
@@ -268,11 +313,14 @@ func (l *loop) dispatchLooks(now time.Time) {
 			l.due(now, wait)
 			continue
 		}
-		fromNode, from, err := home(l.source, p, "source")
+		fromNode, from, err := int32(-1), spot{}, error(nil)
+		if !p.look.targetOnly {
+			fromNode, from, err = home(l.source, p, "source")
+		}
 		toNode, to, err2 := home(l.target, p, "target")
 		if err = errors.Join(err, err2); err != nil {
 			l.wantRefresh()
-			gen := p.look.Gen
+			gen := p.look.gen
 			p.look = nil
 			l.apply(p, replicate.LookFailed{Gen: gen, Why: err.Error()})
 			continue
@@ -281,7 +329,7 @@ func (l *loop) dispatchLooks(now time.Time) {
 		if _, ok := groups[key]; !ok {
 			order = append(order, key)
 		}
-		groups[key] = append(groups[key], lookItem{gen: p.look.Gen, link: p.m.Link, from: from, to: to})
+		groups[key] = append(groups[key], lookItem{gen: p.look.gen, link: p.m.Link, from: from, to: to, targetOnly: p.look.targetOnly, compacted: p.policy.Compacted})
 	}
 	for _, key := range order {
 		for items := range slices.Chunk(groups[key], lookPartitions) {
@@ -300,8 +348,11 @@ func (l *loop) dispatchLooks(now time.Time) {
 					l.looking--
 					for id, ev := range got {
 						p := l.parts[id]
-						if looked, ok := ev.(replicate.Looked); ok && looked.TargetEnd >= p.lostEnd {
-							p.lostEnd = 0 // the unanswered append was carried out
+						switch ev := ev.(type) {
+						case replicate.Looked:
+							p.found(ev.End)
+						case replicate.TargetLooked:
+							p.found(ev.End)
 						}
 						if _, failed := ev.(replicate.LookFailed); failed {
 							l.wantRefresh()
@@ -311,6 +362,14 @@ func (l *loop) dispatchLooks(now time.Time) {
 				}
 			})
 		}
+	}
+}
+
+// found notes the target's settled end: an unanswered write below it was
+// carried out.
+func (p *part) found(end int64) {
+	if end >= p.lostEnd {
+		p.lostEnd = 0
 	}
 }
 
@@ -384,6 +443,17 @@ func (l *loop) wantRefresh() {
 	}
 }
 
+// setPolicies takes the cleanup policies of some topics as they are now.
+func (l *loop) setPolicies(policies map[string]replicate.Policy) {
+	maps.Copy(l.policies, policies)
+	for id, p := range l.parts {
+		if policy, ok := policies[id.Topic]; ok && policy != p.policy {
+			p.policy = policy
+			l.apply(p, policy)
+		}
+	}
+}
+
 // update takes new metadata: new partitions join, moved ones look again,
 // recreated ones freeze.
 func (l *loop) update(source, target *view, topics []string) {
@@ -413,7 +483,7 @@ func (l *loop) update(source, target *view, topics []string) {
 		ids[id.Topic] = TopicIDs{Source: p.from, Target: p.m.Run.Topic}
 		l.compareTopic(p, 0, "source", l.source, p.from, source != nil)
 		l.compareTopic(p, 1, "target", l.target, p.m.Run.Topic, target != nil)
-		if _, at, ok := l.target.part(id); ok && at.epoch != p.epoch && p.m.State == replicate.Running {
+		if _, at, ok := l.target.part(id); ok && at.epoch != p.epoch && p.m.State.Working() {
 			p.epoch = at.epoch
 			l.apply(p, replicate.TargetMoved{})
 		}
@@ -427,6 +497,13 @@ func (l *loop) join(id topology.Partition, from, to replicate.TopicID) {
 	p := &part{m: m, from: from}
 	l.parts[id] = p
 	l.take(p, acts)
+	for _, r := range l.conf.Accepted[id] {
+		l.apply(p, replicate.Accepted{From: r.Start, To: r.End})
+	}
+	if policy, ok := l.policies[id.Topic]; ok {
+		p.policy = policy
+		l.apply(p, policy)
+	}
 	if known, ok := l.conf.Known[id.Topic]; ok {
 		if known.Source != from {
 			l.apply(p, replicate.TopicRecreated{Side: "source"})

@@ -35,6 +35,11 @@ type Config struct {
 	// Known are topic identities recorded earlier; a topic with another one is
 	// frozen. Topics that are not in it are taken as they are found.
 	Known map[string]TopicIDs
+	// Accepted are offsets that a person gave up, see Accept.
+	Accepted map[topology.Partition][]replicate.Range
+	// Leases hand out the generations by which holes are filled. Without it a
+	// partition with a hole waits, and says so.
+	Leases Leaser
 
 	Rate        float64       // bytes per second, 0: no limit; see SetRate
 	BufferBytes int           // fetched and not yet appended, whole link; default 64 MiB
@@ -106,6 +111,20 @@ func (c Config) check() error {
 		return fmt.Errorf("mirror %s: limits must not be negative", c.Link)
 	}
 	return nil
+}
+
+// Leaser hands out generations for filling holes. Each is given once, over all
+// mirrors of the link that ever ran, and they rise.
+type Leaser interface {
+	// Take returns the next generation above this one, and whether all
+	// requests of mirrors with a generation of an earlier block are known to
+	// be dead. It may wait, until ctx ends.
+	Take(ctx context.Context, above replicate.Generation) (g replicate.Generation, settled bool, err error)
+	// Settle records that they are dead.
+	Settle(ctx context.Context, g replicate.Generation) error
+	// Held says whether g is still the last one that was handed out, as far
+	// as is known here. It does not wait.
+	Held(g replicate.Generation) bool
 }
 
 // ErrSameCluster says that both ends of a link are one cluster.
@@ -205,6 +224,17 @@ func (m *Mirror) Retry(topic string) {
 			if topic == "" || id.Topic == topic {
 				l.apply(p, replicate.Retry{})
 			}
+		}
+	})
+}
+
+// Accept makes the offsets [from, to) of a partition a hole, by a person's word
+// that is on record: the source deleted them before they were mirrored. The
+// partition goes on if that is what it is frozen for.
+func (m *Mirror) Accept(p topology.Partition, from, to int64) {
+	m.order(func(l *loop) {
+		if part := l.parts[p]; part != nil {
+			l.apply(part, replicate.Accepted{From: from, To: to})
 		}
 	})
 }

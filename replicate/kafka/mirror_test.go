@@ -25,7 +25,7 @@ func TestMirror_SameBytesAtTheSameOffsets(t *testing.T) {
 	}
 	eventually(t, "status says caught up", func() bool {
 		s := m.Status()
-		return s.Totals.Running == 4 && s.Totals.RecordsBehind == 0 && s.Totals.SecondsBehindMax == 0 && s.Totals.Records == 1550
+		return s.Totals.Working == 4 && s.Totals.RecordsBehind == 0 && s.Totals.SecondsBehindMax == 0 && s.Totals.Records == 1550
 	})
 	if err := m.end(t); err != nil {
 		t.Fatalf("a quiet stop is clean: %v", err)
