@@ -11,6 +11,7 @@ import (
 	"github.com/holdfast-dr/holdfast/consensus"
 	"github.com/holdfast-dr/holdfast/internal/httpapi"
 	"github.com/holdfast-dr/holdfast/internal/topology"
+	"github.com/holdfast-dr/holdfast/replicate"
 )
 
 // MirrorOrphans implements httpapi.Backend.
@@ -62,6 +63,9 @@ func (d *Daemon) AcceptLoss(ctx context.Context, a httpapi.AcceptLoss, by string
 		for _, at := range r.Links[id].Status.Partitions {
 			if at.Partition != p || at.Frozen == nil {
 				continue
+			}
+			if at.Frozen.Reason != replicate.Lost {
+				return httpapi.Problemf(httpapi.Refused, what, at.Next, "it is frozen at %s: only records that the source deleted can be given up", at.Frozen)
 			}
 			if at.Frozen.From == a.From && at.Frozen.To == a.To && a.To > a.From {
 				return d.mutate(ctx, by, &consensus.AcceptLoss{Link: id, Epoch: l.Epoch, Topic: a.Topic, Partition: a.Partition, From: a.From, To: a.To, Reason: a.Reason})
