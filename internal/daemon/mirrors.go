@@ -86,7 +86,6 @@ type link struct {
 	err    error // valid once done
 	ended  time.Time
 
-	given    map[topology.Partition]int // ranges that a person gave up and the mirror knows of
 	rate     rateOf
 	trouble  string
 	inspects bool
@@ -157,11 +156,8 @@ func (m *mirrors) reconcile(ctx context.Context) {
 			delete(m.links, id)
 			run = nil
 		}
-		switch {
-		case run == nil && want:
+		if run == nil && want {
 			m.start(ctx, id, l)
-		case run != nil && run.mirror != nil:
-			run.giveUp(l.Accepted)
 		}
 	}
 	for id, run := range m.links {
@@ -170,30 +166,6 @@ func (m *mirrors) reconcile(ctx context.Context) {
 		}
 		m.sample(run)
 	}
-}
-
-// giveUp hands to a running mirror what a person gave up meanwhile.
-func (r *link) giveUp(accepted map[string]map[int32][]consensus.Accepted) {
-	for p, ranges := range given(accepted) {
-		for _, g := range ranges[min(r.given[p], len(ranges)):] {
-			r.mirror.Accept(p, g.Start, g.End)
-		}
-		r.given[p] = len(ranges)
-	}
-}
-
-// given are the ranges that a person gave up, by partition.
-func given(accepted map[string]map[int32][]consensus.Accepted) map[topology.Partition][]replicate.Range {
-	out := map[topology.Partition][]replicate.Range{}
-	for topic, parts := range accepted {
-		for p, ranges := range parts {
-			for _, a := range ranges {
-				id := topology.Partition{Topic: topic, Partition: p}
-				out[id] = append(out[id], replicate.Range{Start: a.From, End: a.To})
-			}
-		}
-	}
-	return out
 }
 
 // served reports whether both ends of a link have a Kafka.
@@ -276,18 +248,12 @@ func (m *mirrors) start(ctx context.Context, id consensus.LinkID, l consensus.Li
 	m.links[id] = run
 	work := func() error { return m.inspect(ctx, id, l) }
 	if !run.inspects {
-		accepted := given(l.Accepted)
-		run.given = map[topology.Partition]int{}
-		for p, ranges := range accepted {
-			run.given[p] = len(ranges)
-		}
 		mr, err := mirror.New(mirror.Config{
 			Link:   replicate.Link{Source: l.From, Target: l.To, Epoch: l.Epoch},
 			Source: m.regions[l.From].kafka, Target: m.regions[l.To].kafka,
 			Topics: m.topics, Groups: m.groups, GroupsEvery: m.every,
 			Starts: flat(l.Starts), Skips: skips(l), Rate: m.rate, RequestTimeout: m.appends, TopicsEvery: m.compare, ConfigsEvery: m.compare,
-			Access: m.access, SyncAccess: m.sync, Known: known(m.state(), id), Accepted: accepted,
-			Leases: &fills{link: id, epoch: l.Epoch, state: m.state, propose: m.propose, command: m.command},
+			Access: m.access, SyncAccess: m.sync, Known: known(m.state(), id),
 			Logger: m.log, Registerer: m.metrics,
 		})
 		if err != nil {
