@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-dr/holdfast/consensus"
 	"github.com/holdfast-dr/holdfast/replicate"
+	mirror "github.com/holdfast-dr/holdfast/replicate/kafka"
 )
 
 const (
@@ -89,4 +90,9 @@ func (f *fills) put(ctx context.Context, b consensus.Body) error {
 			return err
 		}
 	}
+}
+
+// leases hands out generations to the mirror of a link at its present epoch.
+func (m *mirrors) leases(id consensus.LinkID, l consensus.Link) mirror.Leaser {
+	return &fills{link: id, epoch: l.Epoch, state: m.state, propose: m.propose, command: m.command}
 }

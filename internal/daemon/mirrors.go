@@ -73,7 +73,8 @@ type past struct {
 	seen   map[topology.Partition]int64 // ends of the source, where it was seen
 	at     time.Time                    // no end was seen earlier than this
 	rates  map[topology.Partition]*rateOf
-	groups mirror.GroupReport // the last one that was not empty
+	epochs consensus.LeaderEpochs // of the source, of the last mirrored records
+	groups mirror.GroupReport     // the last one that was not empty
 }
 
 // link is one run of one link here.
@@ -89,7 +90,8 @@ type link struct {
 	rate     rateOf
 	trouble  string
 	inspects bool
-	missing  map[string]time.Time // topics on record that are not mirrored, since when
+	missing  map[string]time.Time       // topics on record that are not mirrored, since when
+	told     map[topology.Partition]int // how many accepted ranges the mirror knows
 }
 
 func patterns(list []config.Pattern) []string {
@@ -158,6 +160,8 @@ func (m *mirrors) reconcile(ctx context.Context) {
 		}
 		if run == nil && want {
 			m.start(ctx, id, l)
+		} else if run != nil {
+			run.tell(accepted(l))
 		}
 	}
 	for id, run := range m.links {
@@ -226,6 +230,7 @@ func (m *mirrors) remember(run *link) {
 	if !oldest.IsZero() {
 		p.at = oldest
 	}
+	p.epochs = newEpochs(consensus.Link{}, run.mirror.Status())
 	if g := run.mirror.Groups(); len(g.Rows) > 0 {
 		p.groups = g
 	}
@@ -254,6 +259,7 @@ func (m *mirrors) start(ctx context.Context, id consensus.LinkID, l consensus.Li
 			Topics: m.topics, Groups: m.groups, GroupsEvery: m.every,
 			Starts: flat(l.Starts), Skips: skips(l), Rate: m.rate, RequestTimeout: m.appends, TopicsEvery: m.compare, ConfigsEvery: m.compare,
 			Access: m.access, SyncAccess: m.sync, Known: known(m.state(), id),
+			Leases: m.leases(id, l), Accepted: accepted(l),
 			Logger: m.log, Registerer: m.metrics,
 		})
 		if err != nil {
@@ -261,7 +267,10 @@ func (m *mirrors) start(ctx context.Context, id consensus.LinkID, l consensus.Li
 			m.log.Error("mirror", "link", id, "error", err)
 			return
 		}
-		run.mirror = mr
+		run.mirror, run.told = mr, map[topology.Partition]int{}
+		for p, list := range accepted(l) {
+			run.told[p] = len(list)
+		}
 		work = func() error { return mr.Run(ctx) }
 	}
 	m.log.Info("link", "link", id, "epoch", l.Epoch, "phase", l.Phase)
@@ -551,7 +560,7 @@ func (h here) StopMirror(ctx context.Context, id consensus.LinkID) (steps.Stoppe
 	if err != nil {
 		return steps.Stopped{}, err
 	}
-	st := steps.Stopped{Clean: p.clean, Seen: p.at, SourceEnds: nested(p.seen), Rates: map[string]map[int32]float64{}}
+	st := steps.Stopped{Clean: p.clean, Seen: p.at, SourceEnds: nested(p.seen), Epochs: p.epochs, Rates: map[string]map[int32]float64{}}
 	for id, r := range p.rates {
 		if st.Rates[id.Topic] == nil {
 			st.Rates[id.Topic] = map[int32]float64{}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/holdfast-dr/holdfast/consensus"
+	"github.com/holdfast-dr/holdfast/internal/topology"
+	"github.com/holdfast-dr/holdfast/replicate"
 	mirror "github.com/holdfast-dr/holdfast/replicate/kafka"
 )
 
@@ -45,7 +47,8 @@ func (m *mirrors) newNotes(now time.Time) []*consensus.NoteLink {
 			continue
 		}
 		n := &consensus.NoteLink{Link: id, Epoch: l.Epoch, Topics: run.newTopics(l, run.mirror.TopicIDs(), run.mirror.Status().Seen, now)}
-		if len(n.Topics) > 0 {
+		n.Epochs = newEpochs(l, run.mirror.Status())
+		if len(n.Topics)+len(n.Epochs) > 0 {
 			out = append(out, n)
 		}
 	}
@@ -90,5 +93,47 @@ func known(s consensus.State, id consensus.LinkID) map[string]mirror.TopicIDs {
 		}
 	}
 	maps.Copy(out, entombed(s, id))
+	return out
+}
+
+// accepted is what people gave up, as a mirror takes it.
+func accepted(l consensus.Link) map[topology.Partition][]replicate.Range {
+	out := map[topology.Partition][]replicate.Range{}
+	for topic, ps := range l.Accepted {
+		for n, list := range ps {
+			p := topology.Partition{Topic: topic, Partition: n}
+			for _, a := range list {
+				out[p] = append(out[p], replicate.Range{Start: a.From, End: a.To, Settled: true})
+			}
+		}
+	}
+	return out
+}
+
+// tell lets a mirror know what was given up since it began.
+func (r *link) tell(accepted map[topology.Partition][]replicate.Range) {
+	if r.mirror == nil || r.over() {
+		return
+	}
+	for p, list := range accepted {
+		for _, a := range list[min(r.told[p], len(list)):] {
+			r.mirror.Accept(p, a.Start, a.End)
+		}
+		r.told[p] = len(list)
+	}
+}
+
+// newEpochs are the leader epochs of the source that rose since they were noted.
+func newEpochs(l consensus.Link, status replicate.LinkStatus) consensus.LeaderEpochs {
+	out := consensus.LeaderEpochs{}
+	for _, p := range status.Partitions {
+		if was, noted := l.SourceEpochs[p.Topic][p.Partition.Partition]; p.SourceEpoch < 0 || noted && was >= p.SourceEpoch {
+			continue
+		}
+		if out[p.Topic] == nil {
+			out[p.Topic] = map[int32]int32{}
+		}
+		out[p.Topic][p.Partition.Partition] = p.SourceEpoch
+	}
 	return out
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-dr/holdfast/consensus"
+	"github.com/holdfast-dr/holdfast/internal/topology"
 	"github.com/holdfast-dr/holdfast/replicate"
 	mirror "github.com/holdfast-dr/holdfast/replicate/kafka"
 )
@@ -49,5 +50,25 @@ func TestNotes_KeepWhoATopicIsUntilItIsGoneForAWhile(t *testing.T) {
 		if d := cmp.Diff(c.want, run.newTopics(l, ids, c.seen, now.Add(c.after))); d != "" {
 			t.Errorf("after %s: %s", c.after, d)
 		}
+	}
+}
+
+func TestNotes_KeepTheHighestEpochOfTheSource(t *testing.T) {
+	at := func(topic string, epoch int32) replicate.PartitionStatus {
+		return replicate.PartitionStatus{Partition: topology.Partition{Topic: topic}, SourceEpoch: epoch}
+	}
+	l := consensus.Link{SourceEpochs: consensus.LeaderEpochs{"same": {0: 3}, "rose": {0: 3}, "fell": {0: 3}}}
+	status := replicate.LinkStatus{Partitions: []replicate.PartitionStatus{at("same", 3), at("rose", 4), at("fell", 2), at("first", 0), at("none", -1)}}
+	want := consensus.LeaderEpochs{"rose": {0: 4}, "first": {0: 0}}
+	if d := cmp.Diff(want, newEpochs(l, status)); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestAccepted_IsWhatTheLogSays(t *testing.T) {
+	l := consensus.Link{Accepted: map[string]map[int32][]consensus.Accepted{"events": {2: {{From: 1, To: 5}, {From: 9, To: 10}}}}}
+	want := map[topology.Partition][]replicate.Range{{Topic: "events", Partition: 2}: {{Start: 1, End: 5, Settled: true}, {Start: 9, End: 10, Settled: true}}}
+	if d := cmp.Diff(want, accepted(l)); d != "" {
+		t.Error(d)
 	}
 }
