@@ -94,7 +94,7 @@ type Statement struct {
 	// From and Through are the compared range. Through is one past the last
 	// offset: "identical through offset X" is about all below X.
 	From    int64 `json:"from"`
-	Through int64 `json:"through"`
+	Through int64 `json:"to"`
 	// Sample is the share of the range that was read, 1 for all of it.
 	Sample  float64 `json:"sample"`
 	Offsets int64   `json:"offsets"` // of the range that were read
@@ -132,7 +132,7 @@ const StatementFormat = 1
 
 // Prior names an earlier statement.
 type Prior struct {
-	Through int64     `json:"through"`
+	Through int64     `json:"to"`
 	At      time.Time `json:"at"`
 	Digest  string    `json:"digest"`
 }
@@ -149,9 +149,53 @@ func (s Statement) DiffersFrom() int64 {
 	return s.Differences[0].From
 }
 
-// sameLogs says whether two statements are about the same link and topics.
-func (s Statement) sameLogs(o Statement) bool {
+// SameLogs says whether two statements are about the same link and topics.
+func (s Statement) SameLogs(o Statement) bool {
 	return s.Link == o.Link && s.Partition == o.Partition && s.SourceTopic == o.SourceTopic && s.TargetTopic == o.TargetTopic
+}
+
+// String is "events/3 differs from the source in 2 records: [7,8) value, [9,10)
+// missing", or "events/3 is identical in [0,140)".
+func (s Statement) String() string {
+	switch {
+	case s.Verdict == Nothing:
+		return fmt.Sprintf("%s has no offset that both ends hold", s.Partition)
+	case s.Verdict == Identical && s.Whole():
+		return fmt.Sprintf("%s is identical in [%d,%d)", s.Partition, s.From, s.Through)
+	case s.Verdict == Identical:
+		return fmt.Sprintf("%s is identical where it was looked at in [%d,%d)", s.Partition, s.From, s.Through)
+	}
+	text := fmt.Sprintf("%s differs from the source in ", s.Partition)
+	if s.Differing == 1 {
+		text += "1 record"
+	} else {
+		text += fmt.Sprintf("%d records", s.Differing)
+	}
+	for i, d := range s.Differences {
+		if i == differencesSaid {
+			return text + fmt.Sprintf(", and %d more ranges", s.Ranges-differencesSaid)
+		}
+		sep := ","
+		if i == 0 {
+			sep = ":"
+		}
+		text += fmt.Sprintf("%s [%d,%d) %s", sep, d.From, d.To, aspectsText(d.Aspects))
+	}
+	return text
+}
+
+// differencesSaid bounds the ranges of a sentence.
+const differencesSaid = 3
+
+func aspectsText(list []Aspect) string {
+	out := ""
+	for i, a := range list {
+		if i > 0 {
+			out += "+"
+		}
+		out += string(a)
+	}
+	return out
 }
 
 // Clears says that s outdates the differences of bad: the topics or the link
@@ -159,7 +203,7 @@ func (s Statement) sameLogs(o Statement) bool {
 // compared again, each one, and are the same now.
 func (s Statement) Clears(bad Statement) bool {
 	switch {
-	case !s.sameLogs(bad):
+	case !s.SameLogs(bad):
 		return s.At.After(bad.At)
 	case !s.At.After(bad.At):
 		return false
@@ -180,7 +224,7 @@ func (s Statement) ReadFrom() int64 {
 // GoesOnFrom says whether s may begin where prior ended, instead of reading
 // everything again: prior was whole and identical, and about the same logs.
 func (s Statement) GoesOnFrom(prior Statement) bool {
-	return prior.Verdict == Identical && s.sameLogs(prior) &&
+	return prior.Verdict == Identical && s.SameLogs(prior) &&
 		prior.Through >= max(s.SourceStart, s.TargetStart) && prior.Through <= s.Through
 }
 

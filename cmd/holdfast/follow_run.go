@@ -46,15 +46,23 @@ func (a *app) followRun(ctx context.Context, from runReader, kind string, id con
 				g.say("the daemon does not answer (%s); the %s goes on without it, still asking", oneLine(why(err)), kind)
 			}
 		case a.now().Sub(silentSince) > followSilent:
-			return r, fmt.Errorf("follow %s %s: %w; it may go on: `holdfast %s list`", kind, id, err, kind)
+			return r, fmt.Errorf("follow %s %s: %w; it may go on: `%s`", kind, id, err, listing(kind))
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			g.end()
-			return r, fmt.Errorf("stopped following %s %s; it goes on: `holdfast %s list`, or end it: `holdfast %s cancel %s`", kind, id, kind, kind, id)
+			return r, fmt.Errorf("stopped following %s %s; it goes on: `%s`, or end it: `holdfast %s cancel %s`", kind, id, listing(kind), kind, id)
 		}
 	}
+}
+
+// listing is the command that shows what runs of a kind have left.
+func listing(kind string) string {
+	if kind == httpapi.KindVerify {
+		return "holdfast mirror verify --last"
+	}
+	return "holdfast " + kind + " list"
 }
 
 // runProgress is what can be said of a live run.
@@ -70,8 +78,10 @@ func runProgress(r httpapi.Run) backup.Progress {
 
 // evidence is what a run that is done has left. A run that failed or was
 // cancelled is the error.
-func evidence(r httpapi.Run) (httpapi.RunEvidence, error) {
-	var e httpapi.RunEvidence
+func evidence(r httpapi.Run) (httpapi.RunEvidence, error) { return evidenceOf[httpapi.RunEvidence](r) }
+
+// evidenceOf is evidence of another form.
+func evidenceOf[T any](r httpapi.Run) (e T, err error) {
 	switch r.Run.State {
 	case consensus.RunDone:
 		if err := json.Unmarshal(r.Run.Evidence, &e); err != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 func mirrorVerb(a *app) *cobra.Command {
-	return group("mirror", "What is copied between the regions' Kafka clusters", mirrorStatus(a), mirrorTopics(a), mirrorDrift(a), mirrorPause(a), mirrorResume(a), mirrorReseed(a), mirrorOrphans(a))
+	return group("mirror", "What is copied between the regions' Kafka clusters", mirrorStatus(a), mirrorTopics(a), mirrorDrift(a), mirrorVerify(a), mirrorPause(a), mirrorResume(a), mirrorReseed(a), mirrorOrphans(a))
 }
 
 func mirrorStatus(a *app) *cobra.Command {

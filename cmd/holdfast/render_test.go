@@ -63,6 +63,9 @@ func TestRender_ReadsAsItShould(t *testing.T) {
 	golden("run-all", renderPlans([]httpapi.Plan{stuckPlan(), at(8, consensus.PlanCompleted), rolledBack()}, noon))
 
 	golden("mirror", renderMirror(mirrored(), false))
+	golden("mirror-verify", sampleCompared(t, false, true))
+	golden("mirror-verify-bad", sampleCompared(t, true, true))
+	golden("mirror-verify-last", sampleCompared(t, false, false))
 	golden("mirror-all", renderMirror(mirrored(), true))
 	golden("groups", renderGroups(httpapi.GroupsReport{Groups: []httpapi.GroupRow{
 		{Region: "eu-west", Group: "ingest-consumer", Partitions: 8, Covered: 8, OK: true},

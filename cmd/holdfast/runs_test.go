@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 
 	"github.com/holdfast-dr/holdfast/backup"
 	"github.com/holdfast-dr/holdfast/consensus"
 	"github.com/holdfast-dr/holdfast/internal/httpapi"
+	"github.com/holdfast-dr/holdfast/internal/topology"
 )
 
 // runs is the part of a fake daemon that takes and proves sets. A run that was
@@ -46,6 +48,17 @@ func (f *fakeDaemon) StartDrill(_ context.Context, want httpapi.StartDrill, _ st
 	return "01KJNA0000000000000000DRLL", f.backups.err
 }
 
+func (f *fakeDaemon) StartVerify(_ context.Context, want httpapi.StartVerify, _ string) (consensus.RunID, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.backups.started = append(f.backups.started, fmt.Sprintf("verify %s %v %g %d", want.Region, want.Topics, want.Sample, want.Rate))
+	return runVerify, f.backups.err
+}
+
+func (f *fakeDaemon) Verified(_ context.Context, region topology.Region, _ int) (httpapi.Verified, error) {
+	return sampleVerified(f.backups.verdict != ""), f.err
+}
+
 func (f *fakeDaemon) CancelRun(_ context.Context, id consensus.RunID, why, _ string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -77,6 +90,10 @@ func (f *fakeDaemon) Run(_ context.Context, id consensus.RunID) (httpapi.Run, er
 	if id != consensus.RunID(setNew) {
 		kind, e = "drill", httpapi.RunEvidence{Set: setNew, Region: "us-east", OK: f.backups.verdict == "", Why: f.backups.verdict, RTOMs: 3200, RPOMs: 90_000, Controls: 3, Caught: 3}
 	}
+	var left any = e
+	if id == runVerify {
+		kind, left = httpapi.KindVerify, sampleVerifyEvidence(f.backups.verdict != "")
+	}
 	r := httpapi.Run{ID: id, Node: "us-east-1", Run: consensus.Run{Kind: kind, Region: "us-east", State: consensus.RunLive, Created: noon}}
 	switch f.backups.looks++; {
 	case f.backups.looks == 1:
@@ -86,7 +103,7 @@ func (f *fakeDaemon) Run(_ context.Context, id consensus.RunID) (httpapi.Run, er
 	case f.backups.looks > 2 && f.backups.fails != "":
 		r.Run.State, r.Run.Error, r.Run.Ended = consensus.RunFailed, f.backups.fails, noon.Add(41*time.Second)
 	case f.backups.looks > 2:
-		b, err := json.Marshal(e)
+		b, err := json.Marshal(left)
 		if err != nil {
 			return r, err
 		}

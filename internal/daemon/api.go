@@ -144,9 +144,11 @@ func (d *Daemon) report() report {
 	}
 	if d.mirrors != nil {
 		r.Links = d.mirrors.reports()
+		d.verify.annotate(r.Links)
 	}
 	if d.runs != nil {
 		r.Runs = d.runs.report()
+		d.verify.report(r.Runs)
 	}
 	r.Clock = d.clock.Now() // last: the rest took its time
 	return r

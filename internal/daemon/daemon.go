@@ -70,8 +70,9 @@ type Daemon struct {
 	hub      *hub
 	keeper   *keeper
 	leader   *leader
-	mirrors  *mirrors // nil on a witness
-	runs     *runs    // nil on a witness
+	mirrors  *mirrors  // nil on a witness
+	runs     *runs     // nil on a witness
+	verify   *verifier // nil on a witness
 	regions  map[topology.Region]*region
 	reg      *prometheus.Registry
 	former   time.Time // a former life of this daemon had ended by then; zero: there was none
@@ -176,8 +177,10 @@ func Run(ctx context.Context, o Options) (err error) {
 			host: host, fleet: fleet, region: me.Region, clock: d.clock, log: log, propose: d.raft,
 			by: "node " + string(d.node), progress: map[consensus.RunID]backup.Progress{},
 		}
+		d.verify = d.newVerifier()
 	}
 	d.mountForward(port)
+	d.mountVerified(port)
 	// Whatever answers read is there. As early as may be: a restart must fit
 	// into a balancer's patience.
 	if balancers != nil {
@@ -275,7 +278,7 @@ func (d *Daemon) startRegion(ctx context.Context, wg *sync.WaitGroup) error {
 	if err != nil {
 		return err
 	}
-	runners := slices.Concat(roleRunners(d.keeper), steps.Runners(here{d.mirrors}, d.raft, "node "+string(d.node)), driver.Runners(), d.runs.runners())
+	runners := slices.Concat(roleRunners(d.keeper), steps.Runners(here{d.mirrors}, d.raft, "node "+string(d.node)), driver.Runners(), d.runs.runners(), d.verify.runners())
 	a, err := agent.New(agent.Config{
 		Node: d.node, Region: d.me.Region, Session: d.session, Version: d.version, State: d.raft, Propose: d.raft,
 		Runners: runners, Log: d.log, Metrics: d.reg,

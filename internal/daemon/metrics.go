@@ -12,6 +12,7 @@ type metrics struct {
 	d                                                  *Daemon
 	active, remaining, epoch, probe, failing, plan, up *prometheus.Desc
 	set, bytes, proven, rto, ok, run                   *prometheus.Desc
+	verified, verifiedAge, differences, differing      *prometheus.Desc
 }
 
 func newMetrics(d *Daemon) *metrics {
@@ -19,20 +20,24 @@ func newMetrics(d *Daemon) *metrics {
 		return prometheus.NewDesc("holdfast_"+name, help, labels, nil)
 	}
 	return &metrics{
-		d:         d,
-		active:    desc("role_active", "1 while this node answers that the role is active here.", "role"),
-		remaining: desc("lease_remaining_seconds", "Time until this node stops acting in the role; 0 when it holds no lease.", "role"),
-		epoch:     desc("role_epoch", "Epoch of the last grant of the role.", "role"),
-		probe:     desc("probe_ok", "1 if this node's last use of the region's store worked.", "region", "store"),
-		failing:   desc("probe_failing_seconds", "For how long a probe of the region has failed from here.", "region"),
-		plan:      desc("plan_live", "1 for each plan that is under way, by kind and phase.", "kind", "phase"),
-		set:       desc("set_age_seconds", "Age of the region's newest sealed recovery set; -1 if there is none.", "region"),
-		bytes:     desc("set_uploaded_bytes", "What the run of the region's newest set wrote to the repository.", "region"),
-		proven:    desc("drill_passed_age_seconds", "Age of the last drill that proved a set of the region; -1 if none has.", "region"),
-		rto:       desc("drill_rto_seconds", "How long that drill took until everything was restored and compared equal.", "region"),
-		ok:        desc("drill_ok", "0 if the last drill found a set of the region bad.", "region"),
-		run:       desc("run_live", "1 for each backup or drill that is under way or waits, by kind and region.", "kind", "region"),
-		up:        desc("member_heard_seconds", "Age of the member's last report; -1 if there was none.", "member"),
+		d:           d,
+		active:      desc("role_active", "1 while this node answers that the role is active here.", "role"),
+		remaining:   desc("lease_remaining_seconds", "Time until this node stops acting in the role; 0 when it holds no lease.", "role"),
+		epoch:       desc("role_epoch", "Epoch of the last grant of the role.", "role"),
+		probe:       desc("probe_ok", "1 if this node's last use of the region's store worked.", "region", "store"),
+		failing:     desc("probe_failing_seconds", "For how long a probe of the region has failed from here.", "region"),
+		plan:        desc("plan_live", "1 for each plan that is under way, by kind and phase.", "kind", "phase"),
+		set:         desc("set_age_seconds", "Age of the region's newest sealed recovery set; -1 if there is none.", "region"),
+		bytes:       desc("set_uploaded_bytes", "What the run of the region's newest set wrote to the repository.", "region"),
+		proven:      desc("drill_passed_age_seconds", "Age of the last drill that proved a set of the region; -1 if none has.", "region"),
+		rto:         desc("drill_rto_seconds", "How long that drill took until everything was restored and compared equal.", "region"),
+		ok:          desc("drill_ok", "0 if the last drill found a set of the region bad.", "region"),
+		run:         desc("run_live", "1 for each backup or drill that is under way or waits, by kind and region.", "kind", "region"),
+		verified:    desc("mirror_verified_offset", "End of what the last comparison without a difference covers, one past the last offset.", "source", "target", "topic", "partition"),
+		verifiedAge: desc("mirror_verified_age_seconds", "Age of that comparison.", "source", "target", "topic", "partition"),
+		differences: desc("mirror_verify_differences_total", "Records in which comparisons of this process found a difference.", "source", "target"),
+		differing:   desc("mirror_verify_differing", "Partitions with a difference that no later comparison has cleared.", "source", "target"),
+		up:          desc("member_heard_seconds", "Age of the member's last report; -1 if there was none.", "member"),
 	}
 }
 
@@ -40,7 +45,7 @@ func (m *metrics) register(r prometheus.Registerer) { r.MustRegister(m) }
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.active, m.remaining, m.epoch, m.probe, m.failing, m.plan, m.up, m.set, m.bytes, m.proven, m.rto, m.ok, m.run} {
+	for _, d := range []*prometheus.Desc{m.active, m.remaining, m.epoch, m.probe, m.failing, m.plan, m.up, m.set, m.bytes, m.proven, m.rto, m.ok, m.run, m.verified, m.verifiedAge, m.differences, m.differing} {
 		ch <- d
 	}
 }
@@ -77,6 +82,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.plan, n, k[0], k[1])
 	}
 	m.collectSets(s, gauge)
+	m.d.verify.collect(m, ch)
 	for n := range s.Members {
 		_, age := m.d.hub.of(n)
 		seconds := age.Seconds()

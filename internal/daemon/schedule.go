@@ -27,6 +27,7 @@ type job struct {
 	catchUp  schedule.CatchUp
 	timeout  time.Duration
 	spec     any
+	wanted   func(consensus.State) bool // nil: always; else a slot without it passes
 }
 
 // jobsOf are the scheduled jobs of a fleet file.
@@ -34,12 +35,13 @@ func jobsOf(f *config.Fleet) []job {
 	var jobs []job
 	if b := f.Backup; b != nil && !b.Schedule.IsZero() {
 		for _, r := range f.BackupRegions() {
-			jobs = append(jobs, job{"backup/" + string(r), recovery.KindBackup, r, b.Schedule, b.CatchUp, b.Timeout, recovery.BackupSpec{}})
+			jobs = append(jobs, job{"backup/" + string(r), recovery.KindBackup, r, b.Schedule, b.CatchUp, b.Timeout, recovery.BackupSpec{}, nil})
 		}
 	}
 	if d := f.Drill; d != nil && !d.Schedule.IsZero() {
-		jobs = append(jobs, job{"drill/" + string(d.Region), recovery.KindDrill, d.Region, d.Schedule, d.CatchUp, d.Timeout, recovery.DrillSpec{}})
+		jobs = append(jobs, job{"drill/" + string(d.Region), recovery.KindDrill, d.Region, d.Schedule, d.CatchUp, d.Timeout, recovery.DrillSpec{}, nil})
 	}
+	jobs = append(jobs, verifyJobs(f)...)
 	return jobs
 }
 
@@ -55,7 +57,7 @@ func (j job) decide(s consensus.State, now time.Time, id consensus.RunID) consen
 	switch {
 	case slot.IsZero():
 		return nil
-	case !due:
+	case !due, j.wanted != nil && !j.wanted(s):
 		return &consensus.TakeSlot{Job: j.name, Slot: slot}
 	}
 	if _, live := s.LiveRun(j.kind, j.region); live {

@@ -18,8 +18,8 @@ func jobs(t *testing.T, catchUp schedule.CatchUp) []job {
 		t.Fatal(err)
 	}
 	return []job{
-		{"backup/us-east", "backup", "us-east", hourly, catchUp, time.Hour, struct{}{}},
-		{"drill/eu-west", "drill", "eu-west", hourly, catchUp, time.Hour, struct{}{}},
+		{"backup/us-east", "backup", "us-east", hourly, catchUp, time.Hour, struct{}{}, nil},
+		{"drill/eu-west", "drill", "eu-west", hourly, catchUp, time.Hour, struct{}{}, nil},
 	}
 }
 

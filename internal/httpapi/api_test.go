@@ -122,6 +122,15 @@ func (f *fake) MirrorTopics(_ context.Context, r topology.Region) (TopicsReport,
 	return TopicsReport{}, f.ask("topics %s", r)
 }
 
+func (f *fake) StartVerify(_ context.Context, want StartVerify, _ string) (consensus.RunID, error) {
+	return "01RUN", f.ask("start verify %s %v %g", want.Region, want.Topics, want.Sample)
+}
+
+func (f *fake) Verified(_ context.Context, r topology.Region, from int) (Verified, error) {
+	one := VerifiedPartition{Partition: topology.Partition{Topic: "events", Partition: int32(from)}, Last: SignedStatement{Statement: []byte(`{"from":1}`)}}
+	return Verified{Region: r, Partitions: []VerifiedPartition{one}, Certificates: map[string]string{"ab": "pem"}, More: from < 2}, f.ask("verified %s %d", r, from)
+}
+
 func (f *fake) StartBackup(_ context.Context, want StartBackup, _ string) (consensus.RunID, error) {
 	return "01RUN", f.ask("start backup %s %v", want.Region, want.Engines)
 }
@@ -240,6 +249,13 @@ func TestClient_ReachesEveryOperation(t *testing.T) {
 	if run != "01RUN" {
 		t.Errorf("the backup is run %q", run)
 	}
+	_, err = c.StartVerify(ctx, StartVerify{Region: "eu-west", Topics: []string{"events"}, Sample: 0.5})
+	must(err)
+	said, err := c.Verified(ctx, "eu-west")
+	must(err)
+	if len(said.Partitions) != 3 || said.Partitions[2].Partition.Partition != 2 || said.Certificates["ab"] != "pem" || string(said.Partitions[0].Last.Statement) != `{"from":1}` {
+		t.Errorf("the statements came back as %+v", said)
+	}
 	_, err = c.StartDrill(ctx, StartDrill{Of: "us-east", Set: "01SET"})
 	must(err)
 	must(c.CancelRun(ctx, "01RUN", "too slow"))
@@ -274,6 +290,7 @@ func TestClient_ReachesEveryOperation(t *testing.T) {
 	asked := strings.Join(f.asked, "\n")
 	for _, line := range []string{
 		"status", "check eu-west", "members", "audit 7",
+		"start verify eu-west [events] 0.5", "verified eu-west 0", "verified eu-west 2",
 		"plan failover {To:eu-west Roles:[] Fenced: Reason: AcceptLoss:true Unplanned:false Auto:false}",
 		"run failover to eu-west [query], hash abcdef123456, by operator ",
 		"plan reseed {Region:us-east Topics:[] Reason:returned}",
@@ -287,7 +304,7 @@ func TestClient_ReachesEveryOperation(t *testing.T) {
 			t.Errorf("the backend was never asked %q", line)
 		}
 	}
-	if len(f.asked) != 33 {
+	if len(f.asked) != 37 {
 		t.Errorf("asked %d times:\n%s", len(f.asked), asked)
 	}
 }
@@ -435,10 +452,10 @@ func TestAPI_DescribesEveryOperation(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"GET /v1/audit", "GET /v1/check", "GET /v1/config", "GET /v1/groups", "GET /v1/members", "GET /v1/mirror", "GET /v1/mirror/drift", "GET /v1/mirror/orphans", "GET /v1/mirror/topics",
+		"GET /v1/audit", "GET /v1/check", "GET /v1/config", "GET /v1/groups", "GET /v1/members", "GET /v1/mirror", "GET /v1/mirror/drift", "GET /v1/mirror/orphans", "GET /v1/mirror/topics", "GET /v1/mirror/verified",
 		"GET /v1/plans", "GET /v1/plans/{id}", "GET /v1/runs", "GET /v1/runs/{id}", "GET /v1/sets", "GET /v1/status",
 		"POST /v1/backups", "POST /v1/config/apply", "POST /v1/drills", "POST /v1/failover/plan", "POST /v1/failover/run", "POST /v1/guard",
-		"POST /v1/mirror/accept-loss", "POST /v1/mirror/orphans/replay", "POST /v1/mirror/pause", "POST /v1/mirror/reseed/plan", "POST /v1/mirror/reseed/run", "POST /v1/mirror/resume",
+		"POST /v1/mirror/accept-loss", "POST /v1/mirror/orphans/replay", "POST /v1/mirror/pause", "POST /v1/mirror/reseed/plan", "POST /v1/mirror/reseed/run", "POST /v1/mirror/resume", "POST /v1/mirror/verify",
 		"POST /v1/plans/{id}/abort", "POST /v1/plans/{id}/retry", "POST /v1/roles/{role}/ack", "POST /v1/roles/{role}/pause",
 		"POST /v1/runs/{id}/cancel",
 	}

@@ -29,6 +29,7 @@ type Backend interface {
 	Mirror
 	MirrorTopics
 	MirrorLosses
+	Verification
 	Recovery
 	Configuration
 

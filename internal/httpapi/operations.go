@@ -94,6 +94,7 @@ func (s *server) operations() {
 	s.mirrorOperations()
 	s.topicOperations()
 	s.orphanOperations()
+	s.verifyOperations()
 	s.runOperations()
 
 	handle(s, operation{http.MethodGet, "/v1/config", "config-drift", "Compare this node's fleet file with what is agreed on", "compare the configuration", withinLeader},
