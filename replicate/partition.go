@@ -195,6 +195,14 @@ func (m Partition) Next(ev Event) (Partition, []Action) {
 		m.Freeze, m.stop, m.recreated, m.known, m.doubts, m.attempts, m.refusals, m.graced = nil, nil, nil, -1, 0, 0, 0, false
 		return m.look(0)
 	}
+	if ev, ok := ev.(TopicRecreated); ok && m.State == Frozen && m.Freeze.Reason == Misplaced {
+		// The batch under way landed in a new topic: brokers older than Kafka 4
+		// take what is produced by name.
+		f := *m.Freeze
+		f.Reason, f.Detail = Recreated, fmt.Sprintf("the %s topic was deleted and made again, and the batch under way landed in the new one: %s", ev.Side, f.Detail)
+		m.Freeze = &f
+		return m, nil
+	}
 	if m.State == Frozen || m.State == Promoted {
 		return m, nil
 	}

@@ -179,6 +179,9 @@ func TestPartition_FreezesWithTheExactRange(t *testing.T) {
 	case_("misplaced [0,7)", func(x *machine) {
 		x.looked(fresh(9)).fetched(9, plain(0, 3)).answered(Appended{Base: 4})
 	})
+	case_("recreated [0,7)", func(x *machine) {
+		x.looked(fresh(9)).fetched(9, plain(0, 3)).answered(Appended{Base: 4}).next(TopicRecreated{"target"})
+	})
 	case_("recreated [0,3)", func(x *machine) {
 		x.looked(fresh(9)).fetched(9, plain(0, 3)).accepted().next(TopicRecreated{"source"})
 	})

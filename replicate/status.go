@@ -33,6 +33,9 @@ type PartitionStatus struct {
 	// with how far it is and how long the rest takes at this pace.
 	Hole *Range  `json:"hole,omitempty"`
 	Seed *SeedOf `json:"seed,omitempty"`
+	// OvertakenIn is the time in seconds until the source's retention reaches
+	// what is not mirrored yet, if both go on as they did; absent: it does not.
+	OvertakenIn *float64 `json:"overtaken_in_seconds,omitempty"`
 	// LastStable is the source's last stable offset, -1 when not known. A
 	// transaction that stays open holds it below SourceEnd, and the mirror too.
 	LastStable int64 `json:"last_stable"`
@@ -93,6 +96,8 @@ type Totals struct {
 	SecondsBehindMax    float64 `json:"seconds_behind_max"`
 	Records             int64   `json:"records"`
 	Bytes               int64   `json:"bytes"`
+	Holes               int64   `json:"holes"`
+	Filled              int64   `json:"filled"` // offsets in the holes
 }
 
 // Status describes the partition at the time now.
@@ -172,5 +177,7 @@ func (l *LinkStatus) Sum() {
 		l.Totals.SecondsBehindMax = max(l.Totals.SecondsBehindMax, p.SecondsBehind)
 		l.Totals.Records += p.Records
 		l.Totals.Bytes += p.Bytes
+		l.Totals.Holes += p.Holes
+		l.Totals.Filled += p.Filled
 	}
 }

@@ -111,7 +111,11 @@ func metricsTable(t *testing.T) string {
 			t.Fatalf("%s/metrics.go describes nothing", file)
 		}
 		for _, m := range found {
-			lines = append(lines, fmt.Sprintf("| `%s%s` | %s |\n", prefix, m[1], m[2]))
+			name := m[1]
+			if !strings.HasPrefix(name, "holdfast_") { // those that name themselves whole
+				name = prefix + name
+			}
+			lines = append(lines, fmt.Sprintf("| `%s` | %s |\n", name, m[2]))
 		}
 	}
 	slices.Sort(lines)

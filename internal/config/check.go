@@ -160,6 +160,22 @@ func (c *checker) mirror() {
 	if d := m.Topics.DeleteAfter; d > 0 && d < time.Hour {
 		c.refuse("mirror.topics.delete_after", fmt.Sprintf("%s is less than an hour", d), "a topic that is deleted by mistake must be noticed before its copy is gone", "delete_after: 24h, or 0s to keep copies for ever")
 	}
+	if m.HoleMax < 1 || m.HoleMax > 100_000_000 {
+		c.refuse("mirror.hole_max", fmt.Sprintf("%d is not within 1 and 100000000", m.HoleMax), "a hole is filled offset by offset", "hole_max: 1000000")
+	}
+	if m.SeedMax < 0 {
+		c.refuse("mirror.seed_max", fmt.Sprintf("%d is negative", m.SeedMax), "it is a number of offsets", "seed_max: 20000000000, or 0 to seed nothing")
+	}
+	if m.RecordLimit < 0 {
+		c.refuse("mirror.record_limit", fmt.Sprintf("%d is negative", m.RecordLimit), "it is records per second", "record_limit: 5000, or leave it out")
+	}
+	for i, l := range m.Limits {
+		path := fmt.Sprintf("mirror.limits[%d]", i)
+		c.need(path+".topics", l.Topics.String(), "")
+		if l.RecordLimit < 0 || l.RateLimit == 0 && l.RecordLimit == 0 {
+			c.refuse(path, "it limits nothing", "an entry bounds bytes or records per second", "rate_limit: 5MB/s")
+		}
+	}
 	c.positive("mirror.verify.timeout", m.Verify.Timeout)
 	for i, l := range m.CommitLogs {
 		path := fmt.Sprintf("mirror.commit_logs[%d]", i)

@@ -52,6 +52,7 @@ func (m *Mirror) setDefaults() {
 	m.AppendTimeout = 15 * time.Second
 	m.LeapBudget = 5 * time.Second
 	m.Verify = Verify{Sample: 0.05, RateLimit: 20_000_000, Timeout: 4 * time.Hour}
+	m.HoleMax, m.SeedMax = 1_000_000, 20_000_000_000
 	m.GroupInterval = 500 * time.Millisecond
 }
 

@@ -94,11 +94,22 @@ type Mirror struct {
 	ACLs          ACLs          `yaml:"acls" jsonschema_description:"Whether rights follow the source."`
 	Groups        Groups        `yaml:"groups" jsonschema_description:"Whose offsets are copied."`
 	RateLimit     Rate          `yaml:"rate_limit" jsonschema_description:"Bytes per second that one mirror may read over the WAN, such as 50MB/s. Absent: no limit."`
+	RecordLimit   int           `yaml:"record_limit" jsonschema_description:"Records per second that one mirror may write. Absent: no limit."`
+	Limits        []TopicLimit  `yaml:"limits" jsonschema_description:"Limits of single topics, beside those of the whole mirror."`
+	HoleMax       int           `yaml:"hole_max" jsonschema_description:"Offsets without a record that may follow each other at the source. A longer hole freezes its partition: at about 50 000 offsets a second it would hold the mirror up."`
+	SeedMax       int           `yaml:"seed_max" jsonschema_description:"Offsets that the source deleted before it was ever mirrored, and that are seeded so that the rest keeps its offsets. A longer prefix freezes its partition: 1e9 take some minutes and 1 GB for a while."`
 	LeapBudget    time.Duration `yaml:"leap_budget" jsonschema_description:"How long a move without the old region may take to skip the offsets that it may have used. More is safer and makes that move longer."`
 	AppendTimeout time.Duration `yaml:"append_timeout" jsonschema_description:"Bound of one write to the target's Kafka. After a mirror that ended without a word it is waited for this long, so not less than the target brokers' session timeout (9 s by default)."`
 	GroupInterval time.Duration `yaml:"group_interval" jsonschema_description:"How often group offsets are copied."`
 	CommitLogs    []CommitLog   `yaml:"commit_logs" jsonschema_description:"Topics by which consumers tell others how far they have come, each region its own: never mirrored, and seeded when a role moves."`
 	Verify        Verify        `yaml:"verify" jsonschema_description:"How both ends are compared, by schedule and by hand."`
+}
+
+// TopicLimit slows the mirror of some topics, each for itself.
+type TopicLimit struct {
+	Topics      Pattern `yaml:"topics" jsonschema:"required" jsonschema_description:"Regular expression on the whole name. The first entry that matches counts."`
+	RateLimit   Rate    `yaml:"rate_limit" jsonschema_description:"Bytes per second of each topic. Absent: no limit."`
+	RecordLimit int     `yaml:"record_limit" jsonschema_description:"Records per second of each topic. Absent: no limit."`
 }
 
 // Verify says how the two ends of a mirror are compared with each other.

@@ -261,6 +261,7 @@ func (d *Daemon) openMirrors() error {
 	d.mirrors = &mirrors{
 		node: d.node, region: d.me.Region, regions: d.regions, topics: topics, groups: groups, logs: logs,
 		rate: float64(d.fleet.Mirror.RateLimit), every: d.fleet.Mirror.GroupInterval, compare: d.fleet.Mirror.Topics.Interval, appends: d.fleet.Mirror.AppendTimeout, leap: d.fleet.Mirror.LeapBudget, clock: d.clock, former: d.former,
+		records: float64(d.fleet.Mirror.RecordLimit), topicLimits: topicLimits(d.fleet), holeMax: int64(d.fleet.Mirror.HoleMax), seedMax: int64(d.fleet.Mirror.SeedMax),
 		access: access, sync: d.fleet.Mirror.ACLs.Sync, delete: d.fleet.Mirror.Topics.DeleteAfter,
 		state: d.raft.State, propose: d.raft, log: d.log, metrics: d.reg,
 		links: map[consensus.LinkID]*link{}, held: map[consensus.LinkID]uint64{}, paused: map[consensus.LinkID]time.Time{},

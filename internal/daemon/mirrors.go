@@ -44,17 +44,21 @@ type mirrors struct {
 	sync    bool          // rights follow the source
 	delete  time.Duration // of copies of topics that were deleted at the source; 0: never
 	rate    float64
-	every   time.Duration // of group offsets
-	compare time.Duration // of topics and their settings
-	appends time.Duration // of one append: how long an unclean end may still be under way
-	leap    time.Duration // most time to skip offsets
-	salvage func(ctx context.Context, link consensus.LinkID, epoch uint64) (salvaging, error)
-	clock   clock.Clock
-	former  time.Time // a former life of this daemon had ended by then; zero: there was none
-	state   func() consensus.State
-	propose consensus.Proposer
-	log     *slog.Logger
-	metrics prometheus.Registerer
+	records float64 // per second
+	// topicLimits slow single topics.
+	topicLimits      []mirror.TopicLimit
+	holeMax, seedMax int64
+	every            time.Duration // of group offsets
+	compare          time.Duration // of topics and their settings
+	appends          time.Duration // of one append: how long an unclean end may still be under way
+	leap             time.Duration // most time to skip offsets
+	salvage          func(ctx context.Context, link consensus.LinkID, epoch uint64) (salvaging, error)
+	clock            clock.Clock
+	former           time.Time // a former life of this daemon had ended by then; zero: there was none
+	state            func() consensus.State
+	propose          consensus.Proposer
+	log              *slog.Logger
+	metrics          prometheus.Registerer
 
 	mu     sync.Mutex
 	links  map[consensus.LinkID]*link
@@ -257,7 +261,7 @@ func (m *mirrors) start(ctx context.Context, id consensus.LinkID, l consensus.Li
 			Link:   replicate.Link{Source: l.From, Target: l.To, Epoch: l.Epoch},
 			Source: m.regions[l.From].kafka, Target: m.regions[l.To].kafka,
 			Topics: m.topics, Groups: m.groups, GroupsEvery: m.every,
-			Starts: flat(l.Starts), Skips: skips(l), Rate: m.rate, RequestTimeout: m.appends, TopicsEvery: m.compare, ConfigsEvery: m.compare,
+			Starts: flat(l.Starts), Skips: skips(l), Rate: m.rate, RecordRate: m.records, TopicLimits: m.topicLimits, HoleMax: m.holeMax, SeedMax: m.seedMax, RequestTimeout: m.appends, TopicsEvery: m.compare, ConfigsEvery: m.compare,
 			Access: m.access, SyncAccess: m.sync, Known: known(m.state(), id),
 			Leases: m.leases(id, l), Accepted: accepted(l),
 			Logger: m.log, Registerer: m.metrics,

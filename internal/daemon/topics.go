@@ -173,3 +173,16 @@ func (m *mirrors) known(id consensus.LinkID) map[string]mirror.TopicIDs {
 	}
 	return nil
 }
+
+// topicLimits are the limits of single topics, as a mirror takes them.
+func topicLimits(f *config.Fleet) []mirror.TopicLimit {
+	var out []mirror.TopicLimit
+	for _, l := range f.Mirror.Limits {
+		topics, err := replicate.NewSelection([]string{l.Topics.String()}, nil)
+		if err != nil {
+			panic("compile a pattern that the configuration has compiled: " + err.Error())
+		}
+		out = append(out, mirror.TopicLimit{Topics: topics, Rate: float64(l.RateLimit), RecordRate: float64(l.RecordLimit)})
+	}
+	return out
+}

@@ -17,12 +17,16 @@ import (
 // one request. Two requests per broker overlap; they never share a partition,
 // as a partition has one append outstanding.
 func (l *loop) dispatchAppends(now time.Time) {
-	if wait := l.throttle.wait(now); wait > 0 {
+	if wait := max(l.throttle.wait(now), l.records.wait(now)); wait > 0 {
 		l.due(now, wait)
 		return
 	}
 	groups := map[int32][]*part{}
 	for _, p := range l.byTurn(func(p *part) bool { return p.append != nil }) {
+		if wait := l.brakesOf(p.m.ID.Topic).wait(now); wait > 0 {
+			l.due(now, wait)
+			continue
+		}
 		node, _, err := home(l.target, p, "target")
 		if err != nil {
 			l.wantRefresh()
@@ -37,18 +41,25 @@ func (l *loop) dispatchAppends(now time.Time) {
 		limit = min(limit, int(r/10))
 	}
 	for node, parts := range groups {
-		for len(parts) > 0 && l.appending[node] < appendLanes && l.throttle.wait(now) == 0 {
+		for len(parts) > 0 && l.appending[node] < appendLanes && l.throttle.wait(now) == 0 && l.records.wait(now) == 0 {
 			size, n := 0, 0
 			for n < len(parts) && (n == 0 || size+parts[n].size() <= limit) {
-				size += parts[n].size()
+				p := parts[n]
+				records := int(p.append.Batches[0].Count)
+				l.records.spend(now, records)
+				l.brakesOf(p.m.ID.Topic).spend(now, p.size(), records)
+				size += p.size()
 				n++
+				if l.records.rate > 0 {
+					break // a limit in records is kept batch by batch
+				}
 			}
 			l.throttle.spend(now, size)
 			l.startAppend(node, parts[:n])
 			parts = parts[n:]
 		}
 	}
-	if wait := l.throttle.wait(now); wait > 0 {
+	if wait := max(l.throttle.wait(now), l.records.wait(now)); wait > 0 {
 		l.due(now, wait)
 	}
 }

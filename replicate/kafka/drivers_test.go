@@ -253,3 +253,24 @@ func TestThrottle_KeepsTheMeanWhateverTheBatchSize(t *testing.T) {
 		t.Error("no limit means no wait")
 	}
 }
+
+func TestMirror_LimitsOfTopicsAndRecordsAreKept(t *testing.T) {
+	r := newRig(t)
+	r.topic(r.fakeA, "slow", 1, nil)
+	r.topic(r.fakeA, "quick", 1, nil)
+	for _, topic := range []string{"slow", "quick"} {
+		r.produce(r.a, topic, 0, 100, 10)
+	}
+	conf := r.config()
+	only, err := replicate.NewSelection([]string{"sl.*"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf.TopicLimits = []TopicLimit{{Topics: only, RecordRate: 20}} // a batch of ten every half second
+	m := r.start(conf)
+	r.caughtUp(m, "quick")
+	if got := r.fakeB.PartitionInfo("slow", 0); got != nil && got.HighWatermark > 50 {
+		t.Errorf("the slow topic is at %d already", got.HighWatermark)
+	}
+	eventually(t, "the slow one goes on", func() bool { return r.fakeB.PartitionInfo("slow", 0).HighWatermark >= 30 })
+}

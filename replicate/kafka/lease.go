@@ -12,11 +12,13 @@ import (
 type lease struct {
 	held    replicate.Generation // 0: none
 	taking  bool
+	lostAt  time.Time // when another mirror took it last
 	checked time.Time
 }
 
 const (
 	leaseRetry = time.Second            // after a generation could not be had
+	leaseRest  = 3                      // request timeouts that who lost it waits before it asks again
 	leaseCheck = 100 * time.Millisecond // between two questions whether it is still ours
 )
 
@@ -27,7 +29,7 @@ func (l *loop) dispatchLease(now time.Time) {
 		l.lease.checked = now
 		if !l.conf.Leases.Held(l.lease.held) {
 			lost := l.lease.held
-			l.lease.held = 0
+			l.lease.held, l.lease.lostAt = 0, now
 			for _, p := range l.parts {
 				l.apply(p, replicate.LeaseLost{Generation: lost})
 			}
@@ -46,6 +48,12 @@ func (l *loop) dispatchLease(now time.Time) {
 		}
 	}
 	if !asked || l.lease.taking {
+		return
+	}
+	// Who lost it lets the other one work for a while. Two mirrors that took it
+	// from each other at once would both wait for ever.
+	if rest := l.lease.lostAt.Add(leaseRest * l.conf.RequestTimeout).Sub(now); !l.lease.lostAt.IsZero() && rest > 0 {
+		l.due(now, jitter(rest))
 		return
 	}
 	if l.conf.Leases == nil {

@@ -50,6 +50,7 @@ type part struct {
 	lostUntil  time.Time
 	seenAsked  time.Time // when the source end was asked for, beside fetches
 	frozenSaid bool
+	forecast   replicate.Forecast
 }
 
 // wantedLook is a Look, or a LookTarget.
@@ -71,7 +72,9 @@ type loop struct {
 	source   *view
 	target   *view
 	findings map[string][]replicate.Finding // by who found them
-	throttle throttle
+	throttle throttle                       // bytes of the whole link
+	records  throttle                       // and its records
+	brakes   map[string]*brakes             // of topics
 
 	looking   int
 	fetching  map[laneKey]bool
@@ -99,7 +102,7 @@ func newLoop(m *Mirror, tail *kafka.Client) *loop {
 	return &loop{
 		Mirror: m, tail: tail, events: make(chan func(), 64),
 		parts: map[topology.Partition]*part{}, findings: map[string][]replicate.Finding{},
-		throttle: throttle{rate: m.conf.Rate},
+		throttle: throttle{rate: m.conf.Rate}, records: throttle{rate: m.conf.RecordRate}, brakes: map[string]*brakes{},
 		fetching: map[laneKey]bool{}, asks: map[int32]ask{}, appending: map[int32]int{}, marking: map[int32]int{}, policies: map[string]replicate.Policy{}, refresh: make(chan struct{}, 1),
 	}
 }
@@ -516,7 +519,7 @@ func (l *loop) join(id topology.Partition, from, to replicate.TopicID) {
 // compareTopic freezes a partition whose topic is another one now, or is
 // missing in several answers running.
 func (l *loop) compareTopic(p *part, side int, name string, v *view, want replicate.TopicID, fresh bool) {
-	if !fresh || p.m.State == replicate.Frozen {
+	if !fresh || p.m.State == replicate.Promoted || p.m.State == replicate.Frozen && p.m.Freeze.Reason != replicate.Misplaced {
 		return
 	}
 	t := v.topics[p.m.ID.Topic]
@@ -536,14 +539,54 @@ func (l *loop) compareTopic(p *part, side int, name string, v *view, want replic
 func (l *loop) publish(now time.Time, running bool) {
 	s := &replicate.LinkStatus{Link: l.conf.Link, At: now, Running: running, Seen: l.source != nil && l.target != nil}
 	s.Partitions = make([]replicate.PartitionStatus, 0, len(l.parts))
+	var first replicate.PartitionStatus // the one that retention overtakes first
 	for _, p := range l.parts {
-		s.Partitions = append(s.Partitions, p.m.Status(now))
+		at := p.m.Status(now)
+		at.OvertakenIn = p.overtaken(now)
+		if at.OvertakenIn != nil && (first.OvertakenIn == nil || *at.OvertakenIn < *first.OvertakenIn) {
+			first = at
+		}
+		s.Partitions = append(s.Partitions, at)
+	}
+	if first.OvertakenIn != nil {
+		s.Findings = append(s.Findings, overtakes(first))
 	}
 	for _, by := range slices.Sorted(maps.Keys(l.findings)) {
 		s.Findings = append(s.Findings, l.findings[by]...)
 	}
 	s.Sum()
 	l.status.Store(s)
+}
+
+// alarmWithin is how near retention must be for a finding.
+const alarmWithin = time.Hour
+
+// overtaken returns in how many seconds the source's retention reaches what is
+// not mirrored yet; nil when it does not, or nothing is behind.
+func (p *part) overtaken(now time.Time) *float64 {
+	if p.m.SourceStart < 0 || p.m.End < 0 || p.m.State == replicate.Seeding || p.m.State == replicate.Promoted {
+		return nil
+	}
+	p.forecast.Add(now, p.m.SourceStart, p.m.End)
+	if p.m.End >= p.m.SourceEnd {
+		return nil
+	}
+	in, ok := p.forecast.Overtakes(now)
+	if !ok || in > 30*24*time.Hour {
+		return nil
+	}
+	s := in.Seconds()
+	return &s
+}
+
+func overtakes(p replicate.PartitionStatus) replicate.Finding {
+	in := time.Duration(*p.OvertakenIn * float64(time.Second)).Round(time.Second)
+	f := replicate.Finding{About: p.Partition.String(), Text: fmt.Sprintf("retention at the source overtakes this mirror in about %s", in)}
+	if in < alarmWithin {
+		f.Text = "ALARM: " + f.Text
+	}
+	f.Next = fmt.Sprintf("raise retention.ms of %s at the source, or mirror.rate_limit", p.Topic)
+	return f
 }
 
 // settle says whether an append may still be carried out. A request that had

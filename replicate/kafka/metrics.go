@@ -18,6 +18,8 @@ type metrics struct {
 	findings, seenAge                    *prometheus.Desc
 	groupAge, groupFindings              *prometheus.Desc
 	drift                                *prometheus.Desc
+	state, unstable, overtaken, seedLeft *prometheus.Desc
+	holes, holeOffsets                   *prometheus.Desc
 }
 
 func newMetrics(m *Mirror) *metrics {
@@ -38,6 +40,12 @@ func newMetrics(m *Mirror) *metrics {
 		mirroredBytes:   desc("bytes_total", "Stored bytes mirrored by this process.", nil),
 		up:              desc("running", "1 while the mirror runs.", nil),
 		drift:           desc("drift", "Differences between source and target in topics, partitions, settings and rights, by kind.", []string{"kind"}),
+		state:           desc("state", "1 for the state that the partition is in.", append(per, "state")),
+		unstable:        desc("unstable_records", "High watermark less last stable offset of the source: what open transactions hold back.", per),
+		overtaken:       desc("overtaken_seconds", "Time until the source's retention reaches what is not mirrored yet; absent: it does not.", per),
+		seedLeft:        desc("seed_left_seconds", "Time that the rest of a prefix takes to seed.", per),
+		holes:           desc("holes_total", "Holes filled by this process.", nil),
+		holeOffsets:     desc("hole_offsets_total", "Offsets of holes filled by this process.", nil),
 		findings:        desc("findings", "Findings about topics and clusters.", nil),
 		groupAge:        prometheus.NewDesc("holdfast_group_sync_age_seconds", "Time since the group offsets were read that the target has.", nil, link),
 		groupFindings:   prometheus.NewDesc("holdfast_group_findings", "Partitions on which the group should not start in the target; absent: none.", []string{"group"}, link),
@@ -46,7 +54,7 @@ func newMetrics(m *Mirror) *metrics {
 
 // Describe implements prometheus.Collector.
 func (x *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{x.records, x.bytes, x.seconds, x.frozen, x.end, x.seenAge, x.mirroredRecords, x.mirroredBytes, x.up, x.findings, x.groupAge, x.groupFindings, x.drift} {
+	for _, d := range []*prometheus.Desc{x.records, x.bytes, x.seconds, x.frozen, x.end, x.seenAge, x.mirroredRecords, x.mirroredBytes, x.up, x.findings, x.groupAge, x.groupFindings, x.drift, x.state, x.unstable, x.overtaken, x.seedLeft, x.holes, x.holeOffsets} {
 		ch <- d
 	}
 }
@@ -75,12 +83,24 @@ func (x *metrics) Collect(ch chan<- prometheus.Metric) {
 		if p.SourceSeenAt != nil {
 			gauge(x.seenAge, max(0, s.At.Sub(*p.SourceSeenAt).Seconds()), p.Topic, n)
 		}
+		gauge(x.state, 1, p.Topic, n, string(p.State))
+		if p.LastStable >= 0 && p.SourceEnd >= p.LastStable {
+			gauge(x.unstable, float64(p.SourceEnd-p.LastStable), p.Topic, n)
+		}
+		if p.OvertakenIn != nil {
+			gauge(x.overtaken, *p.OvertakenIn, p.Topic, n)
+		}
+		if p.Seed != nil && p.Seed.Left >= 0 {
+			gauge(x.seedLeft, p.Seed.Left, p.Topic, n)
+		}
 		if p.Frozen != nil {
 			gauge(x.frozen, 1, p.Topic, n, string(p.Frozen.Reason))
 		}
 	}
 	ch <- prometheus.MustNewConstMetric(x.mirroredRecords, prometheus.CounterValue, float64(s.Totals.Records))
 	ch <- prometheus.MustNewConstMetric(x.mirroredBytes, prometheus.CounterValue, float64(s.Totals.Bytes))
+	ch <- prometheus.MustNewConstMetric(x.holes, prometheus.CounterValue, float64(s.Totals.Holes))
+	ch <- prometheus.MustNewConstMetric(x.holeOffsets, prometheus.CounterValue, float64(s.Totals.Filled))
 	running := 0.0
 	if s.Running {
 		running = 1

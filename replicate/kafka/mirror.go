@@ -41,7 +41,15 @@ type Config struct {
 	// partition with a hole waits, and says so.
 	Leases Leaser
 
-	Rate        float64       // bytes per second, 0: no limit; see SetRate
+	Rate float64 // bytes per second, 0: no limit; see SetRate
+	// RecordRate is records per second, 0: no limit. TopicLimits slow single
+	// topics, each for itself; the first entry that selects a topic counts.
+	RecordRate  float64
+	TopicLimits []TopicLimit
+	// HoleMax and SeedMax bound a hole and a prefix, in offsets; 0 means
+	// replicate.DefaultLimits. Limits, when set, say it themselves.
+	HoleMax, SeedMax int64
+
 	BufferBytes int           // fetched and not yet appended, whole link; default 64 MiB
 	FetchBytes  int32         // per partition and fetch; default 1 MiB
 	FetchWait   time.Duration // how long a broker may wait for records; default 250 ms
@@ -64,6 +72,13 @@ type Config struct {
 	Limits     *replicate.Limits // nil: replicate.DefaultLimits
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // has the metrics while Run runs; nil: no metrics
+}
+
+// TopicLimit bounds each topic that it selects; 0 means no limit.
+type TopicLimit struct {
+	Topics     replicate.Selection
+	Rate       float64 // bytes per second
+	RecordRate float64 // records per second
 }
 
 // TopicIDs are the identities of one topic at both ends.
@@ -93,6 +108,12 @@ func (c Config) withDefaults() Config {
 		l := replicate.DefaultLimits
 		l.BufferBytes = 2 * int(c.FetchBytes)
 		l.RequestGrace = c.RequestTimeout
+		if c.HoleMax > 0 {
+			l.HoleMax = c.HoleMax
+		}
+		if c.SeedMax > 0 {
+			l.SeedMax = c.SeedMax
+		}
 		c.Limits = &l
 	}
 	if c.Logger == nil {
@@ -107,7 +128,7 @@ func (c Config) check() error {
 		return errors.New("mirror: want a source and a target client")
 	case c.Link.Source == c.Link.Target:
 		return fmt.Errorf("mirror %s: source and target are the same region", c.Link)
-	case c.BufferBytes < 0 || c.FetchBytes < 0 || c.Rate < 0 || c.RequestTimeout < 0:
+	case c.BufferBytes < 0 || c.FetchBytes < 0 || c.Rate < 0 || c.RecordRate < 0 || c.RequestTimeout < 0:
 		return fmt.Errorf("mirror %s: limits must not be negative", c.Link)
 	}
 	return nil
