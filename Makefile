@@ -53,7 +53,7 @@ fuzz: ## every fuzz target for FUZZTIME (10s) each
 	done < <(git grep --untracked -oE '^func Fuzz[A-Za-z0-9_]+' -- '*_test.go'); \
 	[ $$found = 1 ] || { echo "no fuzz target found"; exit 1; }
 
-demo: ## two regions and a witness on real services: planned switch, recovery set, failover, drill, return (80 s once installed)
+demo: ## two regions and a witness on real services: planned switch, recovery set, failover, drill, return, planned failback (100 s once installed)
 	@go build -o build/bin/ ./integration/demo && exec build/bin/demo
 
 stack: ## two regions' services in the foreground, described in build/stack/endpoints.yaml

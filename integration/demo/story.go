@@ -23,7 +23,6 @@ import (
 	"github.com/holdfast-dr/holdfast/integration/sentry"
 	"github.com/holdfast-dr/holdfast/integration/stack"
 	"github.com/holdfast-dr/holdfast/internal/httpapi"
-	"github.com/holdfast-dr/holdfast/internal/topology"
 )
 
 const (
@@ -50,7 +49,18 @@ type result struct {
 		Lost    int64    `json:"lost"`
 		Bound   [2]int64 `json:"bound"`
 		Orphans int64    `json:"orphans"`
+
+		ReturnMs int64 `json:"return_ms"` // until the lost region follows again
 	} `json:"unplanned"`
+	Failback struct {
+		Lost       int64 `json:"lost"`
+		Duplicated int64 `json:"duplicated"`
+		PauseMs    int64 `json:"pause_ms"`
+		Both       int64 `json:"both"`     // acknowledged events that both regions hold at the same offset
+		Salvaged   int64 `json:"salvaged"` // and those that are in the salvage
+		Nowhere    int64 `json:"nowhere"`
+		Renumbered int64 `json:"renumbered"` // offsets that name two events
+	} `json:"failback"`
 	Drill struct {
 		OK      bool   `json:"ok"`
 		RTOMs   int64  `json:"rto_ms"`
@@ -77,7 +87,8 @@ type story struct {
 	out     result
 	wrong   []string // claims that did not hold
 
-	beforeSet uint64 // events in ClickHouse when the set was begun
+	beforeSet uint64          // events in ClickHouse when the set was begun
+	orphans   map[spot]string // ids of what was salvaged
 }
 
 func tell(ctx context.Context, dir string, keep bool) (err error) {
@@ -108,7 +119,7 @@ func tell(ctx context.Context, dir string, keep bool) (err error) {
 		return err
 	}
 	s.began = time.Now() // what is installed once does not count
-	for _, act := range []func() error{s.prepare, s.actA, s.actB, s.actC, s.actSet, s.actD, s.actDrill, s.actE, s.end} {
+	for _, act := range []func() error{s.prepare, s.actA, s.actB, s.actC, s.actSet, s.actD, s.actDrill, s.actE, s.actF, s.end} {
 		if err := act(); err != nil {
 			return err
 		}
@@ -365,29 +376,21 @@ func (s *story) waitFor(within time.Duration, what string, ok func() (bool, erro
 	}
 }
 
-// settle waits until a region's index has read all that its Kafka holds.
+// settle waits until a region's index has read all that its Kafka holds now.
 func (s *story) settle(region string) error {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(s.fleet.Regions[region].Kafka.Bootstrap()))
+	records, err := recordsOf(s.ctx, s.fleet.Regions[region].Kafka.Bootstrap())
 	if err != nil {
 		return err
 	}
-	defer cl.Close()
-	adm := kadm.NewClient(cl)
 	conn, err := s.store(region).open()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }() // only read from
 	return s.waitFor(60*time.Second, "the index of "+region+" has caught up", func() (bool, error) {
-		ends, err := adm.ListEndOffsets(s.ctx, topic)
-		if err != nil {
-			return false, err
-		}
-		var want int64
-		ends.Each(func(o kadm.ListedOffset) { want += o.Offset })
 		var have uint64
-		err = conn.QueryRow(s.ctx, "SELECT count() FROM events_local").Scan(&have)
-		return int64(have) >= want, err
+		err := conn.QueryRow(s.ctx, "SELECT count() FROM events_local").Scan(&have)
+		return have >= uint64(len(records)), err
 	})
 }
 
@@ -605,102 +608,77 @@ func (s *story) actE() error {
 	}
 	p.SetRate(stack.Down, 0)
 	s.fleet.Rejoin(west)
-	s.say("the line is whole again")
+	back := time.Now()
+	s.say("the line is whole again; %s has records that %s never saw", west, east)
 	link := consensus.LinkOf(east, west)
-	var frozen []failover.FrozenPartition
-	if err := s.waitFor(60*time.Second, "the returned region has been compared", func() (bool, error) {
-		m, err := s.client(east).MirrorStatus(s.ctx)
-		for _, l := range m.Links {
-			if l.ID == link && !l.Proven.IsZero() {
-				frozen = l.Frozen
-				return true, nil
-			}
-		}
-		return false, err
-	}); err != nil {
-		return err
-	}
-	s.claim(!s.active(west), "%s starts nothing by itself", west)
-	if err := s.pass(time.Second); err != nil {
-		return err
-	}
-	if _, err := s.cli(east, "mirror", "status"); err != nil {
-		return err
-	}
-	orphans, err := s.readOrphans(west, frozen)
-	if err != nil {
-		return err
-	}
-	s.out.Unplanned.Orphans = orphans
-	s.claim(orphans == s.out.Unplanned.Lost, "%d orphans, read with a plain consumer in %s: exactly what is missing", orphans, west)
-	s.say("bringing %s back as the standby: its copy is discarded and mirrored anew", west)
-	if err := s.stopIndex(west); err != nil {
-		s.say("the index of %s ended: %v", west, err)
-	}
-	reason := "orphans were read and are kept in the ledger"
-	planned, err := s.client(west).PlanReseed(s.ctx, httpapi.Reseed{Region: topology.Region(west), Reason: reason})
-	if err != nil {
-		return err
-	}
-	if _, err := s.cli(west, "mirror", "reseed", "--region", west, "--reason", reason, "--plan", planned.Candidate.Plan.Hash, "--yes"); err != nil {
-		return err
-	}
-	conn, err := s.store(west).open()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close() }() // the statement below was answered
-	if err := conn.Exec(s.ctx, "TRUNCATE TABLE events_local"); err != nil {
-		return err
-	}
-	if err := s.waitFor(60*time.Second, "the mirror has caught up", func() (bool, error) {
+	if err := s.waitFor(60*time.Second, west+" follows "+east, func() (bool, error) {
 		st, err := s.status(east)
 		for _, l := range st.Links {
-			if l.ID == link && l.Running && len(l.Frozen) == 0 && l.Partition == partitions && l.Records < 500 {
+			if l.ID == link && l.Phase == consensus.LinkRunning && l.Running && len(l.Frozen) == 0 && l.Partition == partitions && l.Records < 500 {
 				return true, err
 			}
 		}
-		return false, err
+		return false, errors.Join(err, fmt.Errorf("links: %+v", st.Links))
 	}); err != nil {
 		return err
 	}
-	if err := startIndex(s.ctx, s.fleet.Regions[west].Kafka.Bootstrap()); err != nil {
+	s.out.Unplanned.ReturnMs = time.Since(back).Milliseconds()
+	s.say("%s is the standby again, %.1f s after it returned; nothing was mirrored anew", west, float64(s.out.Unplanned.ReturnMs)/1000)
+	s.claim(!s.active(west), "%s starts nothing by itself", west)
+	if _, err := s.cli(east, "mirror", "status"); err != nil {
 		return err
 	}
-	if err := s.startIndex(west); err != nil {
+	if _, err := s.cli(east, "mirror", "orphans", "list"); err != nil {
 		return err
 	}
-	s.say("%s is the standby again", west)
+	r, err := s.client(east).MirrorOrphans(s.ctx)
+	if err != nil {
+		return err
+	}
+	if len(r.Salvages) != 1 {
+		return fmt.Errorf("%d salvages, want the one of %s", len(r.Salvages), west)
+	}
+	file := filepath.Join(s.dir, "orphans.jsonl")
+	if _, err := s.cli(east, "mirror", "orphans", "export", string(r.Salvages[0].ID), "--region", west, "--out", file); err != nil {
+		return err
+	}
+	if s.orphans, err = exported(file); err != nil {
+		return err
+	}
+	s.out.Unplanned.Orphans = int64(len(s.orphans))
+	s.claim(s.out.Unplanned.Orphans == s.out.Unplanned.Lost, "%d orphans were salvaged: exactly what is missing in %s", s.out.Unplanned.Orphans, east)
 	return nil
 }
 
-// readOrphans counts the records of the frozen ranges with a plain consumer.
-func (s *story) readOrphans(region string, frozen []failover.FrozenPartition) (int64, error) {
-	total := int64(0)
-	for _, f := range frozen {
-		cl, err := kgo.NewClient(
-			kgo.SeedBrokers(s.fleet.Regions[region].Kafka.Bootstrap()),
-			kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{f.Topic: {f.Partition.Partition: kgo.NewOffset().At(f.From)}}),
-		)
-		if err != nil {
-			return 0, err
-		}
-		n := int64(0)
-		ctx, cancel := context.WithTimeout(s.ctx, 20*time.Second)
-		for f.From+n < f.To && ctx.Err() == nil {
-			fetches := cl.PollRecords(ctx, 1000)
-			fetches.EachRecord(func(r *kgo.Record) {
-				if r.Offset >= f.From && r.Offset < f.To {
-					n++
-				}
-			})
-		}
-		cancel()
-		cl.Close()
-		fmt.Printf("          %s [%d,%d): %d records\n", f.Partition, f.From, f.To, n)
-		total += n
+// actF moves everything back, as a planned switch like any other.
+func (s *story) actF() error {
+	act("h", "A planned failback to "+west)
+	p, err := s.client(west).PlanFailover(s.ctx, failover.Intent{To: west})
+	if err != nil {
+		return err
 	}
-	return total, nil
+	if _, err := s.cli(west, "failover", "run", "--plan", p.Candidate.Plan.Hash, "--yes"); err != nil {
+		return err
+	}
+	if err := s.waitFor(20*time.Second, "events go to "+west, func() (bool, error) {
+		t := s.gen.tally()
+		return len(t.Moves) == 3 && t.Moves[2].firstSeen, nil
+	}); err != nil {
+		return err
+	}
+	m := s.gen.tally().Moves[2]
+	s.out.Failback.PauseMs = m.FirstAck.Sub(m.LastAck).Milliseconds()
+	if err := s.pass(2 * time.Second); err != nil {
+		return err
+	}
+	c, err := s.counted(west)
+	if err != nil {
+		return err
+	}
+	s.out.Failback.Lost, s.out.Failback.Duplicated = c.Lost, c.Duplicated
+	s.claim(c.Lost == 0 && c.Duplicated == 0, "%d of %d acknowledged events are missing in %s, its orphans among them; %d are there twice", c.Lost, c.Acked, west, c.Duplicated)
+	s.claim(s.gen.tally().TwoUp == 0, "the balancer never saw two active regions")
+	return nil
 }
 
 func (s *story) end() error {
@@ -715,16 +693,22 @@ func (s *story) end() error {
 	if err != nil {
 		return err
 	}
-	act("h", "What was measured")
+	act("i", "What was measured")
 	s.out.OverlapMs = j.overlap().Milliseconds()
 	s.out.Events, s.out.Seconds = t.Acked, int64(time.Since(s.began).Seconds())
-	var c counted
-	for _, r := range []string{east, west} {
-		if c, err = s.countedAtEnd(r); err != nil {
-			return err
-		}
-		s.claim(c.Lost == s.out.Unplanned.Lost, "%s at the end: %d of %d acknowledged events missing, all of them orphans", r, c.Lost, c.Acked)
+	s.genDone = make(chan error) // nobody ends any more
+	if err := s.compareAtEnd(); err != nil {
+		return err
 	}
+	c, err := s.counted(east)
+	if err != nil {
+		return err
+	}
+	s.claim(c.Lost == s.out.Unplanned.Lost && c.Duplicated == 0, "%s at the end: %d of %d acknowledged events missing, all of them orphans of %s; %d twice", east, c.Lost, c.Acked, west, c.Duplicated)
+	if c, err = s.counted(west); err != nil {
+		return err
+	}
+	s.claim(c.Lost == 0 && c.Duplicated == 0, "%s at the end: %d of %d acknowledged events missing; %d twice", west, c.Lost, c.Acked, c.Duplicated)
 	s.claim(s.out.OverlapMs == 0, "effects of two regions overlapped for %d ms", s.out.OverlapMs)
 	s.claim(t.Refused == 0, "%d events refused by the generator's buffer", t.Refused)
 	o := s.out
@@ -732,21 +716,42 @@ func (s *story) end() error {
           planned switch     %d ms pause        %d lost, %d duplicated
           daemon killed      %d ms down       %d events refused
           region lost        %.1f s to the first queryable event
-                             %d lost (stated before: %d to %d), %d orphans found again
+                             %d lost (stated before: %d to %d), %d of them salvaged when it returned
+          region returned    %.1f s until it followed again, without mirroring anew
+          planned failback   %d ms pause        %d lost, %d duplicated
           set of the lost    proven by a drill: %d rows equal, restored in %.1f s; every corruption on purpose was caught
           two active         never: %d ms of overlap in %d side effects
           events             %d acknowledged, %d with unknown outcome, in %d s
 
 `, o.Planned.PauseMs, o.Planned.Lost, o.Planned.Duplicated, o.DaemonRestart.DownMs, o.DaemonRestart.Refused,
 		float64(o.Unplanned.RTOMs)/1000, o.Unplanned.Lost, o.Unplanned.Bound[0], o.Unplanned.Bound[1], o.Unplanned.Orphans,
+		float64(o.Unplanned.ReturnMs)/1000, o.Failback.PauseMs, o.Failback.Lost, o.Failback.Duplicated,
 		o.Drill.Rows, float64(o.Drill.RTOMs)/1000,
 		o.OverlapMs, j.lines, t.Acked, t.Unknown, o.Seconds)
 	return nil
 }
 
-func (s *story) countedAtEnd(region string) (counted, error) {
-	s.genDone = make(chan error) // nobody ends any more
-	return s.counted(region)
+// compareAtEnd finds every acknowledged event with plain consumers, once the
+// standby has the last of them.
+func (s *story) compareAtEnd() error {
+	var at places
+	err := s.waitFor(20*time.Second, "both regions hold the last event", func() (bool, error) {
+		var logs [2]map[spot]string
+		for i, r := range []string{east, west} {
+			var err error
+			if logs[i], err = recordsOf(s.ctx, s.fleet.Regions[r].Kafka.Bootstrap()); err != nil {
+				return false, err
+			}
+		}
+		var err error
+		at, err = placesOf(s.ledger(), logs[0], logs[1], s.orphans)
+		return at.Nowhere == 0, err
+	})
+	f := &s.out.Failback
+	f.Both, f.Salvaged, f.Nowhere, f.Renumbered = at.Both, at.Salvaged, at.Nowhere, at.Renamed
+	s.claim(err == nil && at.Salvaged == s.out.Unplanned.Orphans && at.Renamed == 0,
+		"by plain consumers: %d events in both regions at the same offset, %d in the salvage, %d nowhere; %d offsets name two events", at.Both, at.Salvaged, at.Nowhere, at.Renamed)
+	return nil
 }
 
 // journal is what the effects consumers left behind.
