@@ -82,7 +82,7 @@ type story struct {
 	gen     *generator
 	genDone chan error
 	genStop context.CancelFunc
-	index   map[string]*exec.Cmd
+	index   []*exec.Cmd
 	began   time.Time
 	out     result
 	wrong   []string // claims that did not hold
@@ -92,7 +92,7 @@ type story struct {
 }
 
 func tell(ctx context.Context, dir string, keep bool) (err error) {
-	s := &story{ctx: ctx, index: map[string]*exec.Cmd{}, began: time.Now()}
+	s := &story{ctx: ctx, began: time.Now()}
 	if s.dir, err = filepath.Abs(dir); err != nil {
 		return err
 	}
@@ -269,17 +269,8 @@ func (s *story) startIndex(region string) error {
 	st := s.store(region)
 	cmd := exec.Command(s.self, append([]string{"index", "--brokers", s.fleet.Regions[region].Kafka.Bootstrap()}, st.args()...)...)
 	cmd.Env = append(os.Environ(), "DEMO_CLICKHOUSE_PASSWORD="+st.Password)
-	s.index[region] = cmd
+	s.index = append(s.index, cmd)
 	return s.child("index-"+region, cmd)
-}
-
-func (s *story) stopIndex(region string) error {
-	cmd := s.index[region]
-	delete(s.index, region)
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return err
-	}
-	return cmd.Wait()
 }
 
 func (s *story) startGuard(region string) error {
