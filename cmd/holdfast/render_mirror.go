@@ -67,6 +67,9 @@ func (p *page) link(l httpapi.MirrorLink, now time.Time, every bool) {
 	}
 	p.line("  partitions  %s: %s", count(int64(t.Partitions)), strings.Join(state, ", "))
 	p.line("  mirrored    %s, %s since the daemon started", records(t.Records), size(t.Bytes))
+	if t.Holes > 0 {
+		p.line("  holes       %s, %s offsets that hold no record at the source", count(t.Holes), count(t.Filled))
+	}
 	p.line("  groups      offsets cover %d of %d", l.Coverage.Covered, l.Coverage.Groups)
 	p.partitionTable(l.Report.Partitions, every)
 }
@@ -127,6 +130,8 @@ func mirrorFindings(r httpapi.MirrorReport) []httpapi.Finding {
 			case s.Frozen != nil:
 				shown = append(shown, s.Partition.String())
 				out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: name, What: s.Partition.String() + " is frozen: " + s.Frozen.String(), Next: s.Next})
+			case s.State == replicate.Promoted:
+				out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: name, What: fmt.Sprintf("%s is promoted: a fence stands at offset %d, nothing of this link may follow it", s.Partition, s.TargetEnd), Next: "holdfast failover status; if no plan is live: " + fmt.Sprintf("holdfast mirror reseed --region %s --topic %s --reason WHY", l.Report.Link.Target, s.Topic)})
 			case s.Trouble != "":
 				out = append(out, httpapi.Finding{Severity: httpapi.Note, About: name, What: s.Partition.String() + " is being retried: " + s.Trouble})
 			}
@@ -135,10 +140,17 @@ func mirrorFindings(r httpapi.MirrorReport) []httpapi.Finding {
 		for _, t := range l.Deleted {
 			out = append(out, deletedFinding(name, t))
 		}
+		var groups []string // the mirror's own words on a group are the fuller ones
 		for _, f := range l.Report.Findings {
+			if strings.HasPrefix(f.About, "group ") {
+				groups = append(groups, f.About+" ")
+			}
 			out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: name, What: f.About + ": " + f.Text, Next: f.Next})
 		}
 		for _, why := range l.Coverage.Missing {
+			if slices.ContainsFunc(groups, func(g string) bool { return strings.HasPrefix(why, g) }) {
+				continue
+			}
 			out = append(out, httpapi.Finding{Severity: httpapi.Warning, About: name, What: why, Next: "holdfast groups check"})
 		}
 	}
