@@ -275,11 +275,18 @@ const lackedMax = 100_000
 // NewJudge begins a comparison. A compacted topic may be cleaned at one end;
 // whole says that no offset of the range is left out, so that what a cleaner
 // took can be told from what is missing.
-func NewJudge(compacted, whole bool) *Judge {
-	return &Judge{
+//
+// The digest of a statement that goes on from a prior one begins with the
+// prior's, so that it stands for all of its range.
+func NewJudge(compacted, whole bool, prior *Prior) *Judge {
+	j := &Judge{
 		compacted: compacted, whole: whole, digest: sha256.New(), seed: maphash.MakeSeed(),
 		lacking: [2]map[uint64]*lacked{{}, {}},
 	}
+	if prior != nil {
+		j.digest.Write([]byte(prior.Digest))
+	}
+	return j
 }
 
 // Stored notes a batch of n records that both ends hold with the same bytes

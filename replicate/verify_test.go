@@ -69,7 +69,7 @@ func TestStatement_OnlyAWholeLookClearsADifference(t *testing.T) {
 }
 
 func TestJudge_KeepsTheFirstDifferencesAndCountsAll(t *testing.T) {
-	j := NewJudge(false, true)
+	j := NewJudge(false, true, nil)
 	for i := range int64(100) {
 		r := Visible{Record: Record{Offset: i, Value: []byte("v")}}
 		if i%2 == 0 {

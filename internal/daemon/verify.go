@@ -452,7 +452,7 @@ func (v *verifier) annotate(links map[consensus.LinkID]linkReport) {
 			default:
 				found = append(found, replicate.Finding{
 					About: bad.Partition.String(),
-					Text:  fmt.Sprintf("%s (compared %s)", bad, bad.At.UTC().Format("2006-01-02 15:04 MST")),
+					Text:  fmt.Sprintf("%s (compared %s)", strings.TrimPrefix(bad.String(), bad.Partition.String()+" "), bad.At.UTC().Format("2006-01-02 15:04 MST")),
 					Next:  fmt.Sprintf("holdfast mirror verify --region %s --topic %s", v.region, bad.Topic),
 				})
 			}

@@ -409,7 +409,7 @@ func (v *verifier) compare(ctx context.Context, s *replicate.Statement, compacte
 	a, b := v.source.cursor(s.Partition, s.SourceTopic), v.target.cursor(s.Partition, s.TargetTopic)
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() { cancel(); a.close(); b.close() }()
-	j := replicate.NewJudge(compacted, s.Whole())
+	j := replicate.NewJudge(compacted, s.Whole(), s.Prior)
 	pieces := replicate.NewSampler(s.ReadFrom(), s.Through, verifyPiece, s.Sample, rand.Int64N)
 	for {
 		lo, hi, ok := pieces.Next()

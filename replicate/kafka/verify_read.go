@@ -382,8 +382,8 @@ func (c *cursor) once(ctx context.Context, at int64, again bool) (*kmsg.FetchRes
 	ask := int32(verifyFetch)
 	if c.perByte > 0 {
 		ask = int32(min(verifyFetch, max(verifyFetchMin, 1.25*float64(c.to-at)/c.perByte)))
-	} else if c.to-at < verifyPiece {
-		ask = 1 << 20
+	} else if c.to-at <= verifyPiece {
+		ask = 256 << 10 // a piece of a sample, of records of unknown size
 	}
 	req := fetchRequest(verifyWait, ask, c.level)
 	addFetch(req, c.spot, at, -1, ask)

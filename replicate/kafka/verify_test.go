@@ -62,7 +62,7 @@ func shelf(t rapid.TB, end replicate.End, to int64, batches ...[]byte) *cursor {
 // judged compares two shelves.
 func judged(t rapid.TB, a, b *cursor, compacted, byBatch bool) replicate.Statement {
 	t.Helper()
-	j := replicate.NewJudge(compacted, true)
+	j := replicate.NewJudge(compacted, true, nil)
 	v := &verifier{}
 	s := replicate.Statement{Through: b.to}
 	if err := v.piece(context.Background(), a, b, j, byBatch); err != nil {
@@ -274,7 +274,7 @@ func TestVerify_CorruptBatchIsNotCompared(t *testing.T) {
 	bad := slices.Clone(good)
 	bad[len(bad)-2] ^= 1
 	a, b := shelf(t, replicate.AtSource, 1, good), shelf(t, replicate.AtTarget, 1, bad)
-	if err := (&verifier{}).piece(t.Context(), a, b, replicate.NewJudge(false, true), true); err == nil {
+	if err := (&verifier{}).piece(t.Context(), a, b, replicate.NewJudge(false, true, nil), true); err == nil {
 		t.Fatal("a batch with a wrong checksum was taken for a record")
 	}
 }
@@ -373,7 +373,7 @@ func BenchmarkVerify(b *testing.B) {
 	for name, byBatch := range map[string]bool{"by-batch": true, "by-record": false} {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(raw)))
-			j, v := replicate.NewJudge(false, true), &verifier{}
+			j, v := replicate.NewJudge(false, true, nil), &verifier{}
 			for range b.N {
 				x, y := shelf(b, replicate.AtSource, 100, raw), shelf(b, replicate.AtTarget, 100, raw)
 				if err := v.piece(context.Background(), x, y, j, byBatch); err != nil {
