@@ -291,7 +291,7 @@ func TestClient_ReachesEveryOperation(t *testing.T) {
 	for _, line := range []string{
 		"status", "check eu-west", "members", "audit 7",
 		"start verify eu-west [events] 0.5", "verified eu-west 0", "verified eu-west 2",
-		"plan failover {To:eu-west Roles:[] Fenced: Reason: AcceptLoss:true Unplanned:false Auto:false}",
+		"plan failover {To:eu-west Roles:[] Fenced: Reason: AcceptLoss:true AcceptOrphans:[] Unplanned:false Auto:false}",
 		"run failover to eu-west [query], hash abcdef123456, by operator ",
 		"plan reseed {Region:us-east Topics:[] Reason:returned}",
 		"run reseed us-east [], hash feedfeedfeed",
