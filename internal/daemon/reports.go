@@ -329,6 +329,7 @@ func linkHealth(l linkReport, age time.Duration) failover.LinkHealth {
 // bound on a loss should not be too low because the last view was a slow one.
 type rateOf struct {
 	samples []rateSample
+	now     rateSample    // what was seen last; it may not be a sample yet
 	step    time.Duration // between samples; 0: rateStep
 }
 
@@ -344,16 +345,20 @@ const (
 	rateSpan = 10 * time.Minute
 	// partRateStep is coarser: there may be thousands of partitions.
 	partRateStep = 10 * time.Second
+	// rateLeast is what makes a rate before the next sample: a region may be
+	// lost seconds after its mirror began.
+	rateLeast = time.Second
 )
 
 func (r *rateOf) add(at time.Time, partitions int, sum int64) {
 	n := len(r.samples)
+	s := rateSample{at: at, n: partitions, sum: sum}
+	if n > 0 && r.samples[n-1].n == partitions && at.Sub(r.samples[n-1].at) >= rateLeast { // a topic that appears brings what it held
+		s.per = max(0, float64(sum-r.samples[n-1].sum)/at.Sub(r.samples[n-1].at).Seconds())
+	}
+	r.now = s
 	if n > 0 && at.Sub(r.samples[n-1].at) < cmp.Or(r.step, rateStep) {
 		return
-	}
-	s := rateSample{at: at, n: partitions, sum: sum}
-	if n > 0 && r.samples[n-1].n == partitions { // a topic that appears brings what it held
-		s.per = max(0, float64(sum-r.samples[n-1].sum)/at.Sub(r.samples[n-1].at).Seconds())
 	}
 	r.samples = append(r.samples, s)
 	i := slices.IndexFunc(r.samples, func(s rateSample) bool { return at.Sub(s.at) <= rateSpan })
@@ -362,7 +367,7 @@ func (r *rateOf) add(at time.Time, partitions int, sum int64) {
 
 // perSecond is the highest rate of the last minutes.
 func (r *rateOf) perSecond() float64 {
-	best := 0.0
+	best := r.now.per
 	for _, s := range r.samples {
 		best = max(best, s.per)
 	}

@@ -87,6 +87,25 @@ func TestRateOf_KeepsTheHighestRateAndTakesNoNewTopicForOne(t *testing.T) {
 	}
 }
 
+func TestRateOf_KnowsAPartitionThatWasSeenForSecondsOnly(t *testing.T) {
+	r := rateOf{step: partRateStep}
+	at := time.Now()
+	add := func(d time.Duration, sum int64) { at = at.Add(d); r.add(at, 1, sum) }
+	add(0, 1000)
+	add(rateLeast/2, 1900)
+	if got := r.perSecond(); got != 0 {
+		t.Errorf("%.0f/s after half a second, want no verdict", got)
+	}
+	add(rateLeast/2, 2000)
+	add(rateLeast, 3000)
+	if got := r.perSecond(); got != 1000 {
+		t.Errorf("%.0f/s, want 1000", got)
+	}
+	if len(r.samples) != 1 {
+		t.Errorf("%d samples within one step", len(r.samples))
+	}
+}
+
 func TestHub_RefusesAReportInAnotherName(t *testing.T) {
 	h := newHub(eastNode, clock.System())
 	from := westNode
