@@ -277,6 +277,17 @@ func TestFleet_ALostRegionReturnsWithEveryRecordInOnePlace(t *testing.T) {
 		return nil
 	})
 	lap("eu-west has taken over by itself")
+	plans, err := f.Nodes["eu-west-1"].Client().Plans(t.Context())
+	if err != nil || len(plans) == 0 || plans[0].Plan.Kind != consensus.Unplanned {
+		t.Fatal(err, plans)
+	}
+	for i, r := range plans[0].Plan.Journal {
+		took := r.Finished.Sub(r.Started)
+		t.Logf("         %-12s %s", plans[0].Plan.Steps[i].Kind, took.Round(time.Millisecond))
+		if took > 5*time.Second {
+			t.Errorf("%s took %s: a region that hangs keeps the other one from taking over", plans[0].Plan.Steps[i].Kind, took)
+		}
+	}
 	v.produces(west, 300)
 
 	line.SetRate(stack.Down, 0)
@@ -384,6 +395,9 @@ func (v *voyage) everyRecordIsInOnePlace(a, b, kept map[int32]map[int64]string, 
 	records := 0
 	for p := range maps.Values(kept) {
 		records += len(p)
+	}
+	if named > 0 {
+		v.Errorf("%d records are at offsets that the lost region used: the leap was too short", named)
 	}
 	if int64(records) != salvaged || orphans == 0 || orphans > records || both == 0 {
 		v.Errorf("%d records in the salvage, %d were recorded, %d of them acknowledged", records, salvaged, orphans)

@@ -212,11 +212,23 @@ func (m *Mirror) Run(ctx context.Context) error {
 		}
 		defer m.conf.Registerer.Unregister(m.metrics)
 	}
-	tail, err := m.conf.Source.Another()
+	// A request that the client splits among brokers waits for each of them,
+	// and does not hear that its context ended. So what is read from the source
+	// has connections of its own, and the end closes them: a source that hangs
+	// must not keep another region from taking over.
+	source, err := m.conf.Source.Another()
 	if err != nil {
 		return fmt.Errorf("mirror %s: %w", m.conf.Link, err)
 	}
-	defer tail.Close()
+	tail, err := source.Another()
+	if err != nil {
+		source.Close()
+		return fmt.Errorf("mirror %s: %w", m.conf.Link, err)
+	}
+	hangUp := sync.OnceFunc(func() { source.Close(); tail.Close() })
+	defer hangUp()
+	defer context.AfterFunc(ctx, hangUp)()
+	m.conf.Source = source
 	return newLoop(m, tail).run(ctx)
 }
 
