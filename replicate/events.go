@@ -173,6 +173,10 @@ type Policy struct {
 // they become a hole.
 type Accepted struct{ From, To int64 }
 
+// Hold is the record's word that the two logs do not fit together here: nothing
+// is mirrored until the topic is made anew.
+type Hold struct{ Freeze }
+
 // Retry is a person's word: judge a frozen partition again, from its logs.
 type Retry struct{}
 
@@ -191,6 +195,7 @@ func (TopicRecreated) event() {}
 func (SourceSeen) event()     {}
 func (Policy) event()         {}
 func (Accepted) event()       {}
+func (Hold) event()           {}
 func (Retry) event()          {}
 
 // Action is something that the state machine wants done. Of a partition at

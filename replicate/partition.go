@@ -127,6 +127,7 @@ type Partition struct {
 	spent      Generation // the highest one that is not to be used again
 	leasing    bool       // a Lease is outstanding
 	settled    bool       // on a compacted topic: older requests are dead since we hold the lease
+	held       bool       // frozen by the record, whatever the logs say
 	seeded     bool       // what stands at End is filler that must be trimmed
 	accepted   []Accepted
 }
@@ -188,8 +189,11 @@ func (m Partition) Next(ev Event) (Partition, []Action) {
 	case Accepted:
 		m.accepted = append(slices.Clone(m.accepted), ev)
 		return m.Next(Retry{})
+	case Hold:
+		m.held = true
+		return m.freeze(ev.Freeze)
 	case Retry:
-		if m.State != Frozen {
+		if m.State != Frozen || m.held {
 			return m, nil
 		}
 		m.Freeze, m.stop, m.recreated, m.known, m.doubts, m.attempts, m.refusals, m.graced = nil, nil, nil, -1, 0, 0, 0, false

@@ -223,6 +223,17 @@ func TestPartition_FrozenIsStickyUntilAPersonSaysSo(t *testing.T) {
 	x.looked(l).frozen("prefix [0,200000)")
 }
 
+func TestPartition_WhatTheRecordHoldsBackIsNeverTouched(t *testing.T) {
+	x := newMachine(t, 0)
+	x.next(Hold{Freeze{Diverged, 3, 9, "differs from 3 on"}})
+	x.look = nil
+	x.next(Retry{}).next(Accepted{3, 9}).next(TargetMoved{})
+	x.frozen("diverged [3,9)")
+	if x.look != nil || x.append != nil {
+		t.Fatal("it works on all the same")
+	}
+}
+
 func TestPartition_NeverLooksWhileAnAppendIsUnanswered(t *testing.T) {
 	x := newMachine(t, 0)
 	x.looked(fresh(9)).fetched(9, plain(0, 3))

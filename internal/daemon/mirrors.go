@@ -263,7 +263,7 @@ func (m *mirrors) start(ctx context.Context, id consensus.LinkID, l consensus.Li
 			Topics: m.topics, Groups: m.groups, GroupsEvery: m.every,
 			Starts: flat(l.Starts), Skips: skips(l), Rate: m.rate, RecordRate: m.records, TopicLimits: m.topicLimits, HoleMax: m.holeMax, SeedMax: m.seedMax, RequestTimeout: m.appends, TopicsEvery: m.compare, ConfigsEvery: m.compare,
 			Access: m.access, SyncAccess: m.sync, Known: known(m.state(), id),
-			Leases: m.leases(id, l), Accepted: accepted(l),
+			Leases: m.leases(id, l), Accepted: accepted(l), Held: heldBack(l),
 			Logger: m.log, Registerer: m.metrics,
 		})
 		if err != nil {

@@ -137,3 +137,14 @@ func newEpochs(l consensus.Link, status replicate.LinkStatus) consensus.LeaderEp
 	}
 	return out
 }
+
+// heldBack is what the log froze, as a mirror takes it.
+func heldBack(l consensus.Link) map[topology.Partition]replicate.Freeze {
+	out := map[topology.Partition]replicate.Freeze{}
+	for topic, ps := range l.Frozen {
+		for n, f := range ps {
+			out[topology.Partition{Topic: topic, Partition: n}] = replicate.Freeze{Reason: replicate.Diverged, From: f.From, To: f.To, Detail: f.Reason}
+		}
+	}
+	return out
+}

@@ -500,6 +500,10 @@ func (l *loop) join(id topology.Partition, from, to replicate.TopicID) {
 	p := &part{m: m, from: from}
 	l.parts[id] = p
 	l.take(p, acts)
+	if f, held := l.conf.Held[id]; held {
+		l.apply(p, replicate.Hold{Freeze: f})
+		return
+	}
 	for _, r := range l.conf.Accepted[id] {
 		l.apply(p, replicate.Accepted{From: r.Start, To: r.End})
 	}

@@ -37,6 +37,9 @@ type Config struct {
 	Known map[string]TopicIDs
 	// Accepted are offsets that a person gave up, see Accept.
 	Accepted map[topology.Partition][]replicate.Range
+	// Held are partitions of which the record says that the two logs do not
+	// fit together. They are shown as frozen and never touched.
+	Held map[topology.Partition]replicate.Freeze
 	// Leases hand out the generations by which holes are filled. Without it a
 	// partition with a hole waits, and says so.
 	Leases Leaser
