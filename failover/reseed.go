@@ -13,8 +13,8 @@ import (
 
 // MakeReseed returns a plan that discards what a standby holds of some topics
 // and mirrors them anew from the start. topics empty means all with a frozen
-// partition. The source must still hold each topic from offset 0: the runner
-// checks that again before it touches anything.
+// partition. The runner looks whether that can be done before it touches
+// anything.
 func MakeReseed(now time.Time, s consensus.State, h Health, rules Rules, region topology.Region, topics []string, reason string) (Candidate, []Blocker) {
 	var id consensus.LinkID
 	var link consensus.Link
@@ -44,7 +44,7 @@ func MakeReseed(now time.Time, s consensus.State, h Health, rules Rules, region 
 		Kind: consensus.Reseed, From: link.From, To: region, Reason: reason, LinkTurn: s.LinkTurn(),
 		Steps: []consensus.Step{
 			{Kind: KindReseed, Region: region, Title: fmt.Sprintf("recreate %s in %s", strings.Join(topics, ", "), region), Spec: spec(ReseedSpec{id, topics, discards}), NoReturn: true, Timeout: 5 * time.Minute},
-			{Kind: consensus.StepLinkStart, Title: "mirror them from offset 0"},
+			{Kind: consensus.StepLinkStart, Title: "mirror them anew"},
 		},
 	}
 	g := &judge{}

@@ -167,11 +167,13 @@ func mirrorReseed(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "reseed --region REGION --reason WHY",
 		Short: "Discard what a standby holds of some topics, and mirror them anew",
-		Long: `Discards topics of a region that holds no role, and mirrors them again from the
-start; the source must still have them from offset 0. What is discarded is named,
-with its ranges, in the plan, which runs only after a person has typed the region's
-name. Scripts take the hash from --json, and run that very plan with --plan HASH
---yes. Read the orphans first if anybody may want them.`,
+		Long: `Discards topics of a region that holds no role, and mirrors them again from where
+the source starts, at the same offsets. Refused where the source starts above 0 and
+the topic is only compacted: such a prefix cannot be seeded. What is discarded is
+named, with its ranges, in the plan, which runs only after a person has typed the
+region's name. Scripts take the hash from --json, and run that very plan with --plan
+HASH --yes. Read first what only this copy has, if anybody may want it: orphans of a
+region that came back are salvaged, see holdfast mirror orphans list.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			want.Region = topology.Region(region)

@@ -150,14 +150,25 @@ func TestReseed_DiscardsOnlyWhatThePlanNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.produce(r.b, "events", 0, 9, 7)
-	if err := r.fakeA.DeleteRecords("cut", 0, 7); err != nil {
+	r.topic(r.fakeA, "state", 1, nil)
+	r.produce(r.a, "state", 0, 20, 7)
+	for _, topic := range []string{"cut", "state"} {
+		if err := r.fakeA.DeleteRecords(topic, 0, 7); err != nil {
+			t.Fatal(err)
+		}
+	}
+	compact := "compact"
+	if _, err := r.a.Admin.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "cleanup.policy", Value: &compact}}, "state"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := PlanReseed(t.Context(), r.a, r.b, []string{"events", "cut"}); !errors.Is(err, ErrCannotReseed) {
-		t.Fatalf("a source that does not start at 0: %v", err)
+	if _, err := PlanReseed(t.Context(), r.a, r.b, []string{"events", "state"}); !errors.Is(err, ErrCannotReseed) {
+		t.Fatalf("a compacted source that does not start at 0: %v", err)
 	}
-	if err := Reseed(t.Context(), r.a, r.b, []ReseedTopic{{Name: "events"}, {Name: "cut"}}); !errors.Is(err, ErrCannotReseed) || r.fakeB.PartitionInfo("events", 0).HighWatermark != 29 {
+	if err := Reseed(t.Context(), r.a, r.b, []ReseedTopic{{Name: "events"}, {Name: "state"}}); !errors.Is(err, ErrCannotReseed) || r.fakeB.PartitionInfo("events", 0).HighWatermark != 29 {
 		t.Fatalf("everything is checked before the first deletion: %v", err)
+	}
+	if _, err := r.a.Admin.DeleteTopic(t.Context(), "state"); err != nil {
+		t.Fatal(err)
 	}
 	plan, err := PlanReseed(t.Context(), r.a, r.b, []string{"events"})
 	if err != nil || plan[0].Discards[0].End != 29 || len(plan[0].Discards) != 1 {
@@ -182,6 +193,41 @@ func TestReseed_DiscardsOnlyWhatThePlanNames(t *testing.T) {
 	r.caughtUp(m, "events", "cut")
 	if n := len(r.batches(r.b, topology.Partition{Topic: "cut"})); n != 5 {
 		t.Fatalf("%d batches in cut, want 3 of the first epoch and 2 of the second", n)
+	}
+}
+
+// A copy of a topic that retention has cut since can be discarded too: what is
+// gone at the source is seeded, as for any new topic.
+func TestReseed_SeedsWhatTheSourceDeleted(t *testing.T) {
+	r := newRig(t)
+	r.topic(r.fakeA, "cut", 1, nil)
+	r.produce(r.a, "cut", 0, 20, 7)
+	m := r.start(r.config())
+	r.caughtUp(m, "cut")
+	if err := m.end(t); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.fakeA.DeleteRecords("cut", 0, 14); err != nil {
+		t.Fatal(err)
+	}
+	plan, err := PlanReseed(t.Context(), r.a, r.b, []string{"cut"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Reseed(t.Context(), r.a, r.b, plan); err != nil {
+		t.Fatal(err)
+	}
+	conf := r.config()
+	conf.Link.Epoch++
+	m = r.start(conf)
+	r.caughtUp(m, "cut")
+	eventually(t, "the log starts where the source's does", func() bool {
+		i := r.fakeB.PartitionInfo("cut", 0)
+		return i.LogStartOffset == 14 && i.HighWatermark == 20
+	})
+	all := r.batches(r.b, topology.Partition{Topic: "cut"})
+	if len(all) != 1 || all[0].Base != 14 || all[0].Count != 6 {
+		t.Fatalf("want the records from 14 on alone, got %d batches: %+v", len(all), all)
 	}
 }
 

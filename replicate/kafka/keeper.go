@@ -147,7 +147,7 @@ func (k *keeper) round(ctx context.Context) error {
 func (k *keeper) police(ctx context.Context, topics []string, note func(about string, err error, next string)) {
 	ctx, cancel := context.WithTimeout(ctx, policeTimeout)
 	defer cancel()
-	policies, err := k.policies(ctx, topics)
+	policies, err := readPolicies(ctx, k.conf.Source, topics)
 	if err != nil {
 		note("source", err, "")
 		return

@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/holdfast-dr/holdfast/internal/kafka"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 	"github.com/holdfast-dr/holdfast/replicate"
 )
@@ -214,12 +215,12 @@ func deleteBelow(ctx context.Context, conf Config, node int32, at spot, to int64
 	return nil
 }
 
-// policies reads what the log cleaner may do to the topics, at both ends.
-func (k *keeper) policies(ctx context.Context, topics []string) (map[string]replicate.Policy, error) {
+// readPolicies reads what the log cleaner may do to a cluster's topics.
+func readPolicies(ctx context.Context, cl *kafka.Client, topics []string) (map[string]replicate.Policy, error) {
 	if len(topics) == 0 {
 		return nil, nil
 	}
-	from, err := readSettings(ctx, k.conf.Source, topics)
+	from, err := readSettings(ctx, cl, topics)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -26,12 +28,13 @@ type ReseedTopic struct {
 
 const reseedPoll = 100 * time.Millisecond
 
-// ErrCannotReseed says that the source cannot fill an empty topic from 0.
-var ErrCannotReseed = errors.New("the source does not start at offset 0")
+// ErrCannotReseed says that the source cannot fill an empty topic: it starts
+// above 0, and nothing can take the place of what is gone.
+var ErrCannotReseed = errors.New("it is only compacted, and such a prefix cannot be seeded")
 
 // PlanReseed reads what a reseed of these topics would delete. It changes
 // nothing; its answer is recorded before Reseed is called with it. It refuses
-// a topic that the source no longer has from offset 0 on.
+// a topic that could not be mirrored anew.
 func PlanReseed(ctx context.Context, source, target *kafka.Client, topics []string) ([]ReseedTopic, error) {
 	sel := replicate.Only(topics...)
 	if err := reseedable(ctx, source, sel, topics); err != nil {
@@ -61,17 +64,18 @@ func PlanReseed(ctx context.Context, source, target *kafka.Client, topics []stri
 	return out, nil
 }
 
-// reseedable refuses unless the source has every topic from offset 0 on.
+// reseedable refuses unless an empty topic can become each of these. One that
+// starts above 0 is seeded up to there, unless it is only compacted.
 func reseedable(ctx context.Context, source *kafka.Client, sel replicate.Selection, topics []string) error {
 	ranges, err := Ends(ctx, source, sel)
 	if err != nil {
 		return fmt.Errorf("reseed: %w", err)
 	}
-	found := map[string]bool{}
+	found, cut := map[string]bool{}, map[string]topology.Partition{}
 	for _, p := range sortedPartitions(ranges) {
 		found[p.Topic] = true
-		if r := ranges[p]; r.Start != 0 {
-			return fmt.Errorf("reseed: %s in kafka %s starts at %d: %w, so its offsets could not be the same; exclude the topic, or let a new one take its place", p, source.Name(), r.Start, ErrCannotReseed)
+		if ranges[p].Start != 0 {
+			cut[p.Topic] = p
 		}
 	}
 	for _, name := range topics {
@@ -80,6 +84,15 @@ func reseedable(ctx context.Context, source *kafka.Client, sel replicate.Selecti
 		}
 		if !(replicate.Selection{}).Selects(name) {
 			return fmt.Errorf("reseed: %s is internal and never mirrored", name)
+		}
+	}
+	policies, err := readPolicies(ctx, source, slices.Sorted(maps.Keys(cut)))
+	if err != nil {
+		return fmt.Errorf("reseed: %w", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(cut)) {
+		if p := cut[name]; !policies[name].Deletes {
+			return fmt.Errorf("reseed: %s in kafka %s starts at %d: %w; exclude the topic, or let a new one take its place", p, source.Name(), ranges[p].Start, ErrCannotReseed)
 		}
 	}
 	return nil
