@@ -126,6 +126,8 @@ type Partition struct {
 	generation Generation // 0: none
 	spent      Generation // the highest one that is not to be used again
 	leasing    bool       // a Lease is outstanding
+	lookHeld   Generation // what was held when the last look was asked for
+	endHeld    Generation // and of the look that End was read by
 	settled    bool       // on a compacted topic: older requests are dead since we hold the lease
 	held       bool       // frozen by the record, whatever the logs say
 	seeded     bool       // what stands at End is filler that must be trimmed
@@ -330,7 +332,7 @@ func (m Partition) looked(ev Looked) (Partition, []Action) {
 		return m.look(m.limits.RequestGrace)
 	}
 	m.Run = run
-	m.End, m.fetchAt, m.known = end, end, end
+	m.End, m.fetchAt, m.known, m.endHeld = end, end, end, m.lookHeld
 	m.queue, m.queued, m.doubts = nil, 0, 0
 	m.Hole, m.seeded = Range{}, prefix && end > start
 	if end != m.refusedAt { // another mirror of this link was faster: that is progress
@@ -621,6 +623,13 @@ func (m Partition) hole(after time.Duration) (Partition, []Action) {
 		m.enter(Waiting, fmt.Sprintf("the hole [%d,%d) needs a generation", m.Hole.Start, to))
 		return m.lease()
 	}
+	if m.endHeld.Block() != m.generation.Block() {
+		// Turns begin again with each block, so that a marker of this one would
+		// pass at an offset that an earlier block has filled. Only an end that
+		// was read since that block is silent is behind all it wrote.
+		m.Trouble = "reading the target's end again: the generation is of a new block"
+		return m.look(0)
+	}
 	m.enter(Filling, fmt.Sprintf("[%d,%d) hold no record at the source", m.Hole.Start, to))
 	m.writing = aMark
 	to = min(to, m.End+m.limits.MarksMax, FillWindowEnd(m.End))
@@ -812,6 +821,7 @@ func (m Partition) look(after time.Duration) (Partition, []Action) {
 		return m, nil
 	}
 	m.gen++
+	m.lookHeld = m.generation
 	m.fetching, m.queue, m.queued, m.lookAfter, m.stop = false, nil, 0, nil, nil
 	m.Hole = Range{}
 	m.enter(Resuming, m.Trouble)

@@ -422,6 +422,27 @@ func TestPartition_FillsAHoleAndBeginsANewRunBehindIt(t *testing.T) {
 	}
 }
 
+func TestPartition_ReadsTheEndAgainBeforeItFillsWithANewBlockOfGenerations(t *testing.T) {
+	x := newMachine(t, 0)
+	x.looked(fresh(99)).fetched(99, plain(0, 3), plain(103, 2)).accepted()
+	// While it waited for generation 8, a mirror with an earlier one has filled
+	// the hole up to 50: its last marker has a higher turn, and ours would pass.
+	x.leased(8)
+	if x.m.State != Resuming || x.mark != nil || x.look == nil {
+		t.Fatalf("%s, %+v: its end was read before the earlier generations were silent", x.m.State, x.mark)
+	}
+	last := markerAt(testRun(0), 49, 7)
+	x.looked(Looked{SourceEnd: 105, TargetTail: TargetTail{End: 50, Last: &last}}).fetched(105, plain(103, 2))
+	if x.m.State != Filling || *x.mark != (MarkHole{From: 50, To: 103, Generation: 8}) {
+		t.Fatalf("%s, %+v", x.m.State, x.mark)
+	}
+	// Within the block the turns tell: no further look.
+	x.marked(AppendUnknown).tail(60, markerAt(testRun(0), 59, 8)).leased(9)
+	if x.m.State != Filling || *x.mark != (MarkHole{From: 60, To: 103, Generation: 9}) {
+		t.Fatalf("%s, %+v", x.m.State, x.mark)
+	}
+}
+
 func TestPartition_AHoleThatSomebodyElseWritesToFreezes(t *testing.T) {
 	x := newMachine(t, 0)
 	x.looked(fresh(99)).fetched(99, plain(0, 3), plain(50, 2)).accepted().leased(1).marked(AppendAccepted)
