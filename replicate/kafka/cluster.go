@@ -53,7 +53,7 @@ func (v *view) part(p topology.Partition) (topic *topicView, part partView, ok b
 // the broker itself says that it does not exist.
 func readView(ctx context.Context, cl *kafka.Client) (*view, error) {
 	req := kmsg.NewPtrMetadataRequest()
-	resp, err := req.RequestWith(ctx, cl.Kgo) // nil topics: all
+	resp, err := within(ctx, func() (*kmsg.MetadataResponse, error) { return req.RequestWith(ctx, cl.Kgo) }) // nil topics: all
 	if err != nil {
 		return nil, fmt.Errorf("read metadata of kafka %s: %w", cl.Name(), err)
 	}
@@ -79,6 +79,29 @@ func readView(ctx context.Context, cl *kafka.Client) (*view, error) {
 		v.topics[tv.name] = tv
 	}
 	return v, nil
+}
+
+// within returns when ask does or ctx ends. A request that any broker may
+// answer can outlive its context: the client greets a broker that it has no
+// connection to yet for as long as the client's own request timeout. Requests
+// to a named broker need no help.
+func within[T any](ctx context.Context, ask func() (T, error)) (T, error) {
+	type answer struct {
+		v   T
+		err error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		v, err := ask()
+		got <- answer{v, err}
+	}()
+	select {
+	case a := <-got:
+		return a.v, a.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
 }
 
 // spot is one partition with all that a raw request to its leader needs.

@@ -262,7 +262,7 @@ func describeAnyACL(ctx context.Context, cl *kafka.Client) error {
 	req := kmsg.NewPtrDescribeACLsRequest()
 	req.ResourceType, req.ResourcePatternType = kmsg.ACLResourceTypeCluster, kmsg.ACLResourcePatternTypeAny
 	req.Operation, req.PermissionType = kmsg.ACLOperationAny, kmsg.ACLPermissionTypeAny
-	resp, err := req.RequestWith(ctx, cl.Kgo)
+	resp, err := within(ctx, func() (*kmsg.DescribeACLsResponse, error) { return req.RequestWith(ctx, cl.Kgo) })
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,9 @@ package kafka
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/holdfast-dr/holdfast/internal/kafka"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 	"github.com/holdfast-dr/holdfast/replicate"
 )
@@ -233,4 +236,52 @@ func markerAnswers(req kmsg.Request, code int16) kmsg.Response {
 		resp.Markers = append(resp.Markers, rm)
 	}
 	return resp
+}
+
+// TestPromote_EndsWithItsContextWhenABrokerHangs promotes at a broker that takes
+// connections and never answers, as one does that stands still.
+func TestPromote_EndsWithItsContextWhenABrokerHangs(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var taking sync.WaitGroup
+	var conns []net.Conn
+	taking.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			conns = append(conns, c)
+		}
+	})
+	cl, err := kafka.Open(kafka.Config{Name: "hangs", Brokers: []string{ln.Addr().String()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cl.Close()
+		_ = ln.Close()
+		taking.Wait()
+		for _, c := range conns {
+			_ = c.Close()
+		}
+	})
+	opt := PromoteOptions{Link: replicate.Link{Source: "a", Target: "b", Epoch: 1}, Topics: replicate.Only("t")}
+	for what, do := range map[string]func(context.Context) error{
+		"promote":             func(ctx context.Context) error { _, err := Promote(ctx, cl, opt); return err },
+		"check the fence":     func(ctx context.Context) error { _, err := CheckFence(ctx, cl, opt, nil); return err },
+		"leap":                func(ctx context.Context) error { _, err := Leap(ctx, cl, opt); return err },
+		"ask for its ends":    func(ctx context.Context) error { _, err := Ends(ctx, cl, opt.Topics); return err },
+		"ask for authorizers": func(ctx context.Context) error { _, err := Authorizer(ctx, cl); return err },
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		began := time.Now()
+		err := do(ctx)
+		cancel()
+		if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took > 2*time.Second {
+			t.Errorf("%s ended after %s: %v", what, took.Round(time.Millisecond), err)
+		}
+	}
 }
