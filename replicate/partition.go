@@ -130,6 +130,7 @@ type Partition struct {
 	endHeld    Generation // and of the look that End was read by
 	settled    bool       // on a compacted topic: older requests are dead since we hold the lease
 	held       bool       // frozen by the record, whatever the logs say
+	alone      bool       // only the holder of the generation may write what comes next
 	seeded     bool       // what stands at End is filler that must be trimmed
 	accepted   []Accepted
 }
@@ -172,7 +173,7 @@ func (m Partition) Next(ev Event) (Partition, []Action) {
 			return m, nil
 		}
 		m.drop()
-		if m.policy.Compacted && m.State.Working() {
+		if m.Leased() && m.State.Working() {
 			return m.look(0)
 		}
 		return m, nil
@@ -291,6 +292,10 @@ func (m Partition) looked(ev Looked) (Partition, []Action) {
 	}
 	empty := start == 0 && end == 0
 	prefix := empty || kind == Seeded || m.seeded && ev.Last == nil
+	// Where the source's past may change, what two mirrors read does not fit
+	// together: on a compacted topic, and as long as the target holds no record
+	// whose sequence goes on, so that a broker takes anything anywhere.
+	alone := m.policy.Compacted || prefix && ev.SourceStart > end || end > start && (kind == Seeded || ev.Last == nil)
 	switch {
 	case end < m.known:
 		return m.doubt(Freeze{TargetShort, end, m.known, "the target acknowledged these records and no longer has them (unclean election?)"})
@@ -307,14 +312,11 @@ func (m Partition) looked(ev Looked) (Partition, []Action) {
 		return m.doubt(Freeze{SourceShort, ev.SourceEnd, end, "the source ends below what the target has (truncated, or made again)"})
 	case kind == Seeded && ev.SourceStart < end:
 		return m.freeze(Freeze{Diverged, ev.SourceStart, end, "the source starts below the prefix that was seeded here (made again?)"})
-	case ev.SourceStart > end && prefix:
-		switch n := ev.SourceStart - end; {
-		case !m.policy.Deletes:
-			return m.freeze(Freeze{Prefix, end, ev.SourceStart, fmt.Sprintf("the source starts at %d, and a topic that is only compacted cannot be seeded", ev.SourceStart)})
-		case n > m.limits.SeedMax:
-			return m.freeze(Freeze{Prefix, end, ev.SourceStart, fmt.Sprintf("the source starts at %d: %d offsets are more than mirror.seed_max", ev.SourceStart, n)})
-		}
-	case ev.SourceStart > end && !m.accepts(end, ev.SourceStart):
+	case ev.SourceStart > end && prefix && !m.policy.Deletes:
+		return m.freeze(Freeze{Prefix, end, ev.SourceStart, fmt.Sprintf("the source starts at %d, and a topic that is only compacted cannot be seeded", ev.SourceStart)})
+	case prefix && ev.SourceStart-end > m.limits.SeedMax:
+		return m.freeze(Freeze{Prefix, end, ev.SourceStart, fmt.Sprintf("the source starts at %d: %d offsets are more than mirror.seed_max", ev.SourceStart, ev.SourceStart-end)})
+	case ev.SourceStart > end && !prefix && !m.accepts(end, ev.SourceStart):
 		return m.freeze(Freeze{Lost, end, ev.SourceStart, "the source deleted these records before they were mirrored"})
 	case kind != Fill && end > start && !prefix && !ev.RunKnown && !m.graced:
 		// The broker forgot our sequence (expired, or an emptied log and a
@@ -323,10 +325,12 @@ func (m Partition) looked(ev Looked) (Partition, []Action) {
 		m.graced = true
 		m.Trouble = "the target broker forgot this link's producer; waiting for lost requests to die"
 		return m.look(m.limits.RequestGrace)
-	case m.policy.Compacted && m.generation == 0:
-		m.enter(Waiting, "the topic is compacted: its source may change below us, so one mirror writes at a time")
+	case alone && m.generation == 0:
+		m.enter(Waiting, "what the source holds here may change below us, so one mirror writes at a time")
 		return m.lease()
-	case m.policy.Compacted && !m.settled:
+	case alone && !m.settled && end == start && !m.policy.Compacted:
+		m.settled = true // whatever an earlier mirror sent would begin here too: one of both is refused
+	case alone && !m.settled:
 		m.settled = true
 		m.Trouble = "waiting for requests of an earlier mirror to die"
 		return m.look(m.limits.RequestGrace)
@@ -334,7 +338,7 @@ func (m Partition) looked(ev Looked) (Partition, []Action) {
 	m.Run = run
 	m.End, m.fetchAt, m.known, m.endHeld = end, end, end, m.lookHeld
 	m.queue, m.queued, m.doubts = nil, 0, 0
-	m.Hole, m.seeded = Range{}, prefix && end > start
+	m.Hole, m.seeded, m.alone = Range{}, prefix && end > start, alone
 	if end != m.refusedAt { // another mirror of this link was faster: that is progress
 		m.refusals = 0
 	}
@@ -550,7 +554,7 @@ func (m Partition) appended(ev Appended) (Partition, []Action) {
 		if ev.Base != b.Base {
 			return m.misplaced(b.Base, ev.Base, sent[n-1].End()-b.Base)
 		}
-		m.seeded = false
+		m.seeded, m.alone = false, false
 		if m.lookAfter != nil {
 			return m.look(m.lookAfter.After)
 		}
@@ -746,7 +750,7 @@ func (m Partition) leased(ev Leased) (Partition, []Action) {
 	if m.State != Waiting {
 		return m, nil
 	}
-	if m.policy.Compacted && !m.settled {
+	if m.Leased() && !m.settled {
 		return m.look(0)
 	}
 	if len(m.queue) == 0 || !m.queue[0].Void() {
@@ -945,3 +949,6 @@ func (m Partition) Queued() int { return m.queued }
 // Generation returns the generation that the partition fills holes with, 0
 // when it has none.
 func (m Partition) Generation() Generation { return m.generation }
+
+// Leased says that the partition may append only while it has a generation.
+func (m Partition) Leased() bool { return m.policy.Compacted || m.alone }

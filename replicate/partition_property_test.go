@@ -2,247 +2,12 @@ package replicate
 
 import (
 	"flag"
-	"slices"
+	"os"
+	"strconv"
 	"testing"
 
 	"pgregory.net/rapid"
 )
-
-// world is one source log, one target broker that checks producer sequences as
-// Kafka does, and one mirror of one partition. Requests may be carried out
-// late, answers may be lost, mirrors may die and start again.
-type world struct {
-	source      []entry // offsets 0.., batch by batch
-	sourceStart int64
-	epochStart  []int64 // source end at the beginning of each leader epoch
-	target      []entry
-	producers   map[int64]*producer
-	late        []Append // sent, not yet carried out, and no answer will come
-
-	m       Partition
-	link    Run
-	look    *Look
-	fetch   *Fetch
-	append  *Append
-	foreign bool // somebody else wrote to the target
-	odd     bool // the source deleted or rewrote something
-	moved   int
-}
-
-// entry is a stored batch with the identity of its content.
-type entry struct {
-	Batch
-	content int
-	gap     bool // a hole: no batch at all
-}
-
-type producer struct {
-	epoch int16
-	last  []Append // the last five, newest last
-	at    []int64
-}
-
-var contents int
-
-func (w *world) sourceEnd() int64 { return end(w.source) }
-func (w *world) targetEnd() int64 { return end(w.target) }
-
-func end(log []entry) int64 {
-	if len(log) == 0 {
-		return 0
-	}
-	return log[len(log)-1].End()
-}
-
-func (w *world) start(t *rapid.T) {
-	w.look, w.fetch, w.append = nil, nil, nil
-	var acts []Action
-	limits := testLimits
-	limits.BufferBytes, limits.SeedMax = 200, 0 // about three batches; no prefixes
-	w.m, acts = NewPartition(testID, w.link, limits)
-	w.take(t, acts)
-}
-
-func (w *world) take(t *rapid.T, acts []Action) {
-	for _, a := range acts {
-		switch a := a.(type) {
-		case Look:
-			w.look, w.fetch = &a, nil
-		case Fetch:
-			w.fetch = &a
-		case Append:
-			if w.append != nil {
-				t.Fatal("two appends of one partition at the same time")
-			}
-			if w.look != nil {
-				t.Fatal("an append beside a look")
-			}
-			w.append = &a
-		}
-	}
-}
-
-func (w *world) next(t *rapid.T, ev Event) {
-	before := w.m
-	var acts []Action
-	w.m, acts = w.m.Next(ev)
-	if before.State == Frozen && w.m.State != Frozen {
-		if _, retry := ev.(Retry); !retry {
-			t.Fatalf("left frozen by %T", ev)
-		}
-	}
-	if before.State == Frozen && len(acts) > 0 && w.m.State == Frozen {
-		t.Fatalf("a frozen partition asks for %T", acts[0])
-	}
-	if w.m.End < before.End && before.State == Following && w.m.State == Following {
-		t.Fatalf("rewound from %d to %d", before.End, w.m.End)
-	}
-	w.take(t, acts)
-}
-
-// store is the broker: compare-and-append by producer sequence.
-func (w *world) store(a Append) (base int64, ok bool) {
-	p := w.producers[a.Stamp.ProducerID]
-	switch {
-	case p == nil:
-		p = &producer{epoch: a.Stamp.Epoch}
-		w.producers[a.Stamp.ProducerID] = p
-	case a.Stamp.Epoch < p.epoch:
-		return 0, false
-	case a.Stamp.Epoch > p.epoch:
-		if a.Stamp.Sequence != 0 {
-			return 0, false
-		}
-		*p = producer{epoch: a.Stamp.Epoch}
-	default:
-		for i, b := range p.last {
-			if b.Stamp == a.Stamp && b.Batches[0].Count == a.Batches[0].Count {
-				return p.at[i], true
-			}
-		}
-		if b := p.last[len(p.last)-1]; a.Stamp.Sequence != b.Stamp.Sequence+b.Batches[0].Count {
-			return 0, false
-		}
-	}
-	base = w.targetEnd()
-	e := entry{Batch: a.Batches[0], content: w.contentAt(a.Batches[0].Base)}
-	e.Base, e.ProducerID, e.ProducerEpoch, e.BaseSequence = base, a.Stamp.ProducerID, a.Stamp.Epoch, a.Stamp.Sequence
-	w.target = append(w.target, e)
-	p.last, p.at = append(p.last, a), append(p.at, base)
-	if len(p.last) > 5 {
-		p.last, p.at = p.last[1:], p.at[1:]
-	}
-	w.moved++
-	return base, true
-}
-
-func (w *world) contentAt(base int64) int {
-	i := slices.IndexFunc(w.source, func(e entry) bool { return e.Base == base })
-	if i < 0 {
-		return -1
-	}
-	return w.source[i].content
-}
-
-func (w *world) at(log []entry, offset int64) *entry {
-	i := slices.IndexFunc(log, func(e entry) bool { return e.Base <= offset && offset < e.End() && !e.gap })
-	if i < 0 {
-		return nil
-	}
-	return &log[i]
-}
-
-func (w *world) answerLook(t *rapid.T) {
-	gen := w.look.Gen
-	waited := w.look.After >= testLimits.RequestGrace
-	w.look = nil
-	if waited {
-		w.late = nil // their time has passed
-	}
-	l := Looked{Gen: gen, SourceStart: w.sourceStart, SourceEnd: w.sourceEnd(), TargetTail: TargetTail{End: w.targetEnd()}, SourceEpoch: -1}
-	if last := w.at(w.target, l.End-1); last != nil {
-		b := last.Batch
-		l.Last = &b
-		_, l.RunKnown = w.producers[b.ProducerID]
-		if src := w.at(w.source, l.End-1); src != nil && l.End-1 >= w.sourceStart {
-			l.SourceEpoch = src.LeaderEpoch
-			l.Compared, l.DiffersFrom = Different, last.Base
-			if src.content == last.content {
-				l.Compared = Same
-			}
-		}
-		for _, e := range w.target {
-			if _, kind := w.link.Author(e.Batch); kind == Foreign && e.Base >= w.link.Start {
-				l.ForeignFrom = e.Base
-				break
-			}
-		}
-	}
-	w.next(t, l)
-}
-
-func (w *world) answerFetch(t *rapid.T) {
-	f := *w.fetch
-	w.fetch = nil
-	switch {
-	case f.Offset < w.sourceStart || f.Offset > w.sourceEnd():
-		w.next(t, FetchFailed{Gen: f.Gen, Kind: FetchOutOfRange})
-		return
-	case f.LastEpoch >= 0 && int(f.LastEpoch)+1 < len(w.epochStart) && w.epochStart[f.LastEpoch+1] < f.Offset:
-		w.next(t, FetchFailed{Gen: f.Gen, Kind: FetchDiverged, At: w.epochStart[f.LastEpoch+1]})
-		return
-	}
-	var got []Batch
-	for _, e := range w.source {
-		if !e.gap && e.End() > f.Offset && len(got) < 3 {
-			got = append(got, e.Batch)
-		}
-	}
-	w.next(t, Fetched{Gen: f.Gen, Batches: got, LogStart: w.sourceStart, End: w.sourceEnd(), LastStable: w.sourceEnd()})
-}
-
-// append_ carries the outstanding append out, or loses it or its answer.
-func (w *world) answerAppend(t *rapid.T, how string) {
-	a := *w.append
-	w.append = nil
-	switch how {
-	case "never arrives":
-		w.next(t, Appended{Answer: AppendUnknown})
-	case "arrives late":
-		w.late = append(w.late, a)
-		w.next(t, Appended{Answer: AppendUnknown})
-	case "answer lost":
-		w.store(a)
-		w.next(t, Appended{Answer: AppendUnknown})
-	case "not leader":
-		w.next(t, Appended{Answer: AppendRetry})
-	default:
-		if base, ok := w.store(a); ok {
-			w.next(t, Appended{Base: base})
-		} else {
-			w.next(t, Appended{Answer: AppendOutOfOrder})
-		}
-	}
-}
-
-// check holds after every step: what this link wrote stands at its own offset
-// with the source's content, once and without gaps, unless a person would know.
-func (w *world) check(t *rapid.T) {
-	next := int64(0)
-	for _, e := range w.target {
-		if e.Base != next {
-			t.Fatalf("the target's log has a gap at %d", next)
-		}
-		next = e.End()
-		_, kind := w.link.Author(e.Batch)
-		if kind == Foreign || w.odd {
-			continue
-		}
-		if want := w.contentAt(e.Base); want != e.content {
-			t.Fatalf("offset %d holds content %d, the source's is %d", e.Base, e.content, want)
-		}
-	}
-}
 
 // harder raises one of rapid's flags for one test, unless it was set by hand.
 func harder(t *testing.T, name, value string) {
@@ -256,154 +21,319 @@ func harder(t *testing.T, name, value string) {
 	t.Cleanup(func() { flag.Set(name, f.DefValue) })
 }
 
+// modelSchedules is how many schedules run: SCHEDULES, or enough for each day.
+func modelSchedules(t *testing.T) string {
+	n := os.Getenv("SCHEDULES")
+	if n == "" {
+		return "1000"
+	}
+	if _, err := strconv.Atoi(n); err != nil {
+		t.Fatalf("SCHEDULES=%q: want a number", n)
+	}
+	return n
+}
+
+// Half of the worlds are calm: mirrors die, sleep and race, brokers lose what
+// they may, but nothing happens for which a partition may freeze.
 func TestPartition_NeverRewindsNeverGapsNeverDuplicates(t *testing.T) {
-	harder(t, "rapid.steps", "100")
-	harder(t, "rapid.checks", "1500")
-	moved, frozen, runs := 0, 0, 0
+	harder(t, "rapid.steps", "150")
+	harder(t, "rapid.checks", modelSchedules(t))
+	runs, moved, late, frozen, promoted, filled, seeded := 0, 0, 0, 0, 0, 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		runs++
-		w := &world{producers: map[int64]*producer{}, epochStart: []int64{0}, link: testRun(0)}
-		addSource := func(t *rapid.T, n int32) {
-			b := plain(w.sourceEnd(), n)
-			b.LeaderEpoch = int32(len(w.epochStart) - 1)
-			contents++
-			w.source = append(w.source, entry{Batch: b, content: contents})
+		calm := rapid.Bool().Draw(t, "calm")
+		base := rapid.SampledFrom([]int64{0, 0, 3, 4090, 16_380, 32_765}).Draw(t, "base")
+		w := newWorld(rapid.IntRange(1, modelMirrors).Draw(t, "mirrors"), base, t.Fatalf)
+		if os.Getenv("MODEL_TRACE") != "" {
+			w.log = t.Logf
 		}
-		w.start(t)
-		calm := rapid.Bool().Draw(t, "calm") // half of the worlds have crashes and losses, but nothing that must freeze
-		steps := map[string]func(*rapid.T){
-			"source writes": func(t *rapid.T) {
-				for range rapid.IntRange(1, 4).Draw(t, "batches") {
-					addSource(t, rapid.Int32Range(1, 4).Draw(t, "records"))
-				}
-			},
-			"look": func(t *rapid.T) {
-				if w.look == nil {
-					t.Skip()
-				}
-				w.answerLook(t)
-			},
-			"look fails": func(t *rapid.T) {
-				if w.look == nil {
-					t.Skip()
-				}
-				gen := w.look.Gen
-				w.look = nil
-				w.next(t, LookFailed{Gen: gen})
-			},
-			"fetch": func(t *rapid.T) {
-				if w.fetch == nil {
-					t.Skip()
-				}
-				w.answerFetch(t)
-			},
-			"append": func(t *rapid.T) {
-				if w.append == nil {
-					t.Skip()
-				}
-				w.answerAppend(t, "")
-			},
-			"append again": func(t *rapid.T) {
-				if w.append == nil {
-					t.Skip()
-				}
-				w.answerAppend(t, "")
-			},
-			"append in trouble": func(t *rapid.T) {
-				if w.append == nil {
-					t.Skip()
-				}
-				w.answerAppend(t, rapid.SampledFrom([]string{"never arrives", "arrives late", "answer lost", "not leader"}).Draw(t, "how"))
-			},
-			"late request": func(t *rapid.T) {
-				if len(w.late) == 0 {
-					t.Skip()
-				}
-				w.store(w.late[0])
-				w.late = w.late[1:]
-			},
-			"target moves": func(t *rapid.T) { w.next(t, TargetMoved{}) },
-			"mirror dies": func(t *rapid.T) {
-				if w.append != nil && rapid.Bool().Draw(t, "its request lives on") {
-					w.late = append(w.late, *w.append)
-				}
-				w.start(t)
-			},
-			"broker forgets producers": func(t *rapid.T) {
-				if len(w.late) > 0 || w.append != nil {
-					t.Skip() // hours pass until it forgets
-				}
-				clear(w.producers)
-				w.next(t, TargetMoved{}) // or it restarted, with an empty log
-			},
-			"": w.check,
+		w.compacted = rapid.IntRange(0, 3).Draw(t, "compacted") == 0
+		if base == 0 && rapid.Bool().Draw(t, "prefix") {
+			w.write(rapid.SampledFrom([]int32{5, 4091, 16_381}).Draw(t, "retained"), true)
+			w.sourceStart, w.prefix = w.sourceEnd(), true
 		}
-		if !calm {
-			steps["foreign write"] = func(t *rapid.T) {
-				b := plain(w.targetEnd(), 1)
-				contents++
-				w.target = append(w.target, entry{Batch: b, content: contents})
-				w.foreign = true
+		w.sourceHigh = w.sourceEnd()
+		w.begin()
+		t.Repeat(w.steps(calm))
+		before := w.moved
+		w.peace()
+		w.rested(calm, before)
+		for _, x := range w.mirrors {
+			if x.m.State == Frozen {
+				frozen++
 			}
-			steps["source retention"] = func(t *rapid.T) {
-				if len(w.source) == 0 {
-					t.Skip()
-				}
-				w.sourceStart = max(w.sourceStart, rapid.SampledFrom(w.source).Draw(t, "up to").End())
-			}
-			steps["source truncated"] = func(t *rapid.T) {
-				if len(w.source) < 2 {
-					t.Skip()
-				}
-				w.source = w.source[:len(w.source)-rapid.IntRange(1, min(3, len(w.source)-1)).Draw(t, "batches")]
-				for len(w.source) > 0 && w.source[len(w.source)-1].gap {
-					w.source = w.source[:len(w.source)-1] // a log ends with a batch
-				}
-				w.sourceStart = min(w.sourceStart, w.sourceEnd())
-				w.epochStart = append(w.epochStart, w.sourceEnd())
-				w.odd = true
-			}
-			steps["retry"] = func(t *rapid.T) { w.next(t, Retry{}) }
+			filled += int(x.m.Filled)
 		}
-		t.Repeat(steps)
-
-		// Peace: everything that is asked for is done. Then the mirror has all
-		// records, or it has stopped and says why.
-		moves := w.moved
-	peace:
-		for range 10_000 {
-			switch {
-			case w.append != nil:
-				w.answerAppend(t, "")
-			case w.look != nil:
-				w.answerLook(t)
-			case w.fetch != nil && w.m.End != w.sourceEnd(): // beyond it too: a source that was truncated says so
-				w.answerFetch(t)
-			default:
-				break peace
-			}
+		if w.promoted {
+			promoted++
 		}
-		w.check(t)
-		switch {
-		case w.m.State == Frozen:
-			frozen++
-			if calm {
-				t.Fatalf("frozen for nothing: %s", w.m.Freeze)
-			}
-		case w.foreign && w.m.End == w.sourceEnd() && w.moved == moves:
-			// Nothing was written since, so nothing was noticed yet.
-		case w.m.End != w.sourceEnd() || w.targetEnd() != w.sourceEnd():
-			t.Fatalf("%s at %d, target ends at %d, source at %d, trouble %q", w.m.State, w.m.End, w.targetEnd(), w.sourceEnd(), w.m.Trouble)
-		case w.foreign && w.at(w.target, w.targetEnd()-1) != nil:
-			last := w.at(w.target, w.targetEnd()-1)
-			if _, kind := w.link.Author(last.Batch); kind == Foreign {
-				t.Fatal("runs behind a foreign record")
-			}
+		if len(w.target) > 0 && len(w.target[0].Raw) == 0 && !w.target[0].Control() {
+			seeded++
 		}
-		moved += w.moved
+		moved, late = moved+w.moved, late+w.late
 	})
-	if moved < 10*runs || frozen == 0 {
-		t.Fatalf("%d runs moved %d batches and froze %d times: too little to prove anything", runs, moved, frozen)
+	if moved < 10*runs || runs > 100 && (frozen == 0 || promoted == 0 || filled == 0 || seeded == 0 || late == 0) {
+		t.Fatalf("%d runs: %d batches, %d late, %d frozen, %d promoted, %d offsets filled, %d seeded: too little to prove anything", runs, moved, late, frozen, promoted, filled, seeded)
 	}
-	t.Logf("%d runs, %d batches moved, %d frozen", runs, moved, frozen)
+	t.Logf(`{"schedules":%d,"batches":%d,"late":%d,"frozen":%d,"promoted":%d,"filled":%d,"seeded":%d}`, runs, moved, late, frozen, promoted, filled, seeded)
+}
+
+// steps are what may happen next.
+func (w *world) steps(calm bool) map[string]func(*rapid.T) {
+	pick := func(t *rapid.T, fits func(*mirror) bool) *mirror {
+		var of []*mirror
+		for _, x := range w.mirrors {
+			if !x.paused && fits(x) {
+				of = append(of, x)
+			}
+		}
+		if len(of) == 0 {
+			t.Skip()
+		}
+		return of[rapid.IntRange(0, len(of)-1).Draw(t, "mirror")]
+	}
+	any := func(*mirror) bool { return true }
+	wants := func(x *mirror) bool { return x.append != nil || x.mark != nil || x.trim != nil }
+	some := func(t *rapid.T) *request {
+		var of []*request
+		for _, r := range w.requests {
+			if !r.done {
+				of = append(of, r)
+			}
+		}
+		if len(of) == 0 {
+			t.Skip()
+		}
+		return of[rapid.IntRange(0, len(of)-1).Draw(t, "request")]
+	}
+	between := func(t *rapid.T, from, to int64) int64 {
+		if from >= to {
+			t.Skip()
+		}
+		return rapid.Int64Range(from, to).Draw(t, "to")
+	}
+	// Several steps of one kind in a row: a world of single steps stays small.
+	serve := func(t *rapid.T) {
+		x := pick(t, any)
+		for range rapid.IntRange(1, 12).Draw(t, "steps") {
+			for _, r := range w.requests {
+				if r.owner == x {
+					w.carryOut(r, len(r.marks))
+					w.high = w.targetEnd()
+					break
+				}
+			}
+			if !w.serve(x) {
+				return
+			}
+		}
+	}
+	steps := map[string]func(*rapid.T){
+		"": func(*rapid.T) { w.check() },
+		"source writes": func(t *rapid.T) {
+			for range rapid.IntRange(1, 4).Draw(t, "batches") {
+				w.write(rapid.Int32Range(1, 4).Draw(t, "records"), false)
+			}
+		},
+		"source aborts":  func(t *rapid.T) { w.write(rapid.SampledFrom([]int32{1, 1, 2, 7, 150}).Draw(t, "offsets"), true) },
+		"source settles": func(t *rapid.T) { w.sourceHigh = between(t, w.sourceHigh, w.sourceEnd()) },
+		"source settled": func(*rapid.T) { w.sourceHigh = w.sourceEnd() },
+		"serve":          serve,
+		"serve again":    serve,
+		"serve more":     serve,
+		"look reads": func(t *rapid.T) {
+			w.readLook(pick(t, func(x *mirror) bool { return (x.look != nil || x.target != nil) && x.sent == nil }))
+		},
+		"look is told": func(t *rapid.T) {
+			x := pick(t, func(x *mirror) bool { return x.seen != nil })
+			ev := x.seen
+			x.seen = nil
+			w.next(x, ev)
+		},
+		"fetch reads": func(t *rapid.T) { w.readFetch(pick(t, func(x *mirror) bool { return x.fetch != nil })) },
+		"fetch is told": func(t *rapid.T) {
+			x := pick(t, func(x *mirror) bool { return x.fetched != nil })
+			ev := x.fetched
+			x.fetched = nil
+			w.next(x, ev)
+		},
+		"send": func(t *rapid.T) { w.send(pick(t, wants)) },
+		"refused for replicas": func(t *rapid.T) {
+			w.unsent(pick(t, wants))
+		},
+		"carried out": func(t *rapid.T) {
+			r := some(t)
+			w.carryOut(r, rapid.SampledFrom([]int{1, 2, 100}).Draw(t, "markers"))
+		},
+		"answer": func(t *rapid.T) {
+			if !w.reply(pick(t, func(x *mirror) bool { return x.sent != nil })) {
+				t.Skip()
+			}
+		},
+		"answer is lost":  func(t *rapid.T) { w.lose(pick(t, func(x *mirror) bool { return x.sent != nil }).sent) },
+		"request is lost": func(t *rapid.T) { r := some(t); r.done = r != w.fence; w.lost(r) },
+		"replicas follow": func(t *rapid.T) { w.high = between(t, w.high, w.targetEnd()) },
+		"replicas are up": func(*rapid.T) { w.high = w.targetEnd() },
+		"leader is elected": func(t *rapid.T) {
+			w.elect(rapid.Int64Range(w.high, w.targetEnd()).Draw(t, "end"))
+		},
+		"move is told": func(t *rapid.T) {
+			x := pick(t, func(x *mirror) bool { return x.stale })
+			x.stale = false
+			w.next(x, TargetMoved{})
+		},
+		"lease":      func(t *rapid.T) { w.grant(pick(t, any), w.exclusive()) },
+		"lease lost": func(t *rapid.T) { w.leaseLost(pick(t, any)) },
+		"killed":     func(t *rapid.T) { w.restart(pick(t, any)) },
+		"killed between choice and write": func(t *rapid.T) {
+			x := pick(t, wants)
+			w.send(x)
+			w.restart(x)
+		},
+		"paused": func(t *rapid.T) { pick(t, any).paused = true },
+		"woken": func(t *rapid.T) {
+			for _, x := range w.mirrors {
+				if x.paused {
+					w.wake(x)
+					return
+				}
+			}
+			t.Skip()
+		},
+		"broker forgets producers": func(t *rapid.T) {
+			if len(w.requests) > 0 || w.fences != nil || w.high != w.targetEnd() {
+				t.Skip()
+			}
+			for _, x := range w.mirrors { // hours pass until it forgets
+				if wants(x) || x.paused || x.seen != nil || x.fetched != nil {
+					t.Skip()
+				}
+			}
+			clear(w.producers)
+			w.forgotten = len(w.target)
+			for _, x := range w.mirrors {
+				w.next(x, TargetMoved{}) // or it restarted, with an empty log
+			}
+		},
+		"prefix is deleted": func(t *rapid.T) {
+			// While nothing but a prefix stands in the target, nobody loses a record.
+			if w.link.Start != 0 || w.holdsData() || w.start > 0 || len(w.source) == 0 || w.targetEnd() > 0 && w.sourceStart == 0 {
+				t.Skip()
+			}
+			for _, e := range w.target {
+				if e.Control() {
+					t.Skip()
+				}
+			}
+			for _, r := range w.requests {
+				if r.append == nil || !r.append.Filler {
+					t.Skip()
+				}
+			}
+			for _, x := range w.mirrors {
+				if x.mark != nil || x.append != nil && !x.append.Filler || x.sent != nil && x.sent.append != nil && !x.sent.append.Filler || x.m.queue != nil || x.fetched != nil {
+					t.Skip()
+				}
+			}
+			to := w.source[rapid.IntRange(0, len(w.source)-1).Draw(t, "up to")].End()
+			if to > w.sourceStart && to <= w.sourceHigh && w.targetEnd() <= to {
+				w.sourceStart, w.prefix = to, true
+			}
+		},
+		"promotion": func(t *rapid.T) {
+			if !w.holdsData() || !w.promote() {
+				t.Skip()
+			}
+		},
+		"promoted and in use": func(t *rapid.T) {
+			if !w.promoted {
+				t.Skip()
+			}
+			for range rapid.SampledFrom([]int{1, 5, 60}).Draw(t, "records") {
+				w.append(plain(w.targetEnd(), 1))
+			}
+		},
+	}
+	if w.compacted {
+		steps["cleaned"] = func(t *rapid.T) {
+			if len(w.source) < 3 {
+				t.Skip()
+			}
+			w.clean(rapid.IntRange(0, len(w.source)-2).Draw(t, "batch"))
+		}
+	}
+	if !calm {
+		steps["foreign write"] = func(*rapid.T) {
+			w.append(plain(w.targetEnd(), 1))
+			w.foreign, w.reason = true, "a foreign write"
+		}
+		steps["retention"] = func(t *rapid.T) {
+			if len(w.source) == 0 {
+				t.Skip()
+			}
+			w.sourceStart = max(w.sourceStart, min(w.sourceHigh, w.source[rapid.IntRange(0, len(w.source)-1).Draw(t, "up to")].End()))
+			w.reason = "retention"
+		}
+		steps["loss accepted"] = func(t *rapid.T) {
+			x := pick(t, func(x *mirror) bool { return x.m.State == Frozen && x.m.Freeze.Reason == Lost })
+			f := x.m.Freeze
+			w.accepted = append(w.accepted, Range{Start: f.From, End: f.To})
+			for _, y := range w.mirrors {
+				w.next(y, Accepted{From: f.From, To: f.To})
+			}
+		}
+		steps["source truncated"] = func(t *rapid.T) {
+			if len(w.source) < 2 {
+				t.Skip()
+			}
+			w.source = w.source[:len(w.source)-rapid.IntRange(1, min(3, len(w.source)-1)).Draw(t, "batches")]
+			w.sourceStart, w.sourceHigh = min(w.sourceStart, w.sourceEnd()), min(w.sourceHigh, w.sourceEnd())
+			w.epochStart = append(w.epochStart, w.sourceEnd())
+			w.odd, w.reason = true, "truncation"
+		}
+		steps["retry"] = func(t *rapid.T) { w.next(pick(t, any), Retry{}) }
+	}
+	return steps
+}
+
+// lost ends a request that never arrives.
+func (w *world) lost(r *request) {
+	if r == w.fence {
+		w.drop(r)
+		w.fence = nil
+		return
+	}
+	w.lose(r)
+}
+
+// rested says what must be true when nothing moves any more: the mirrors have
+// all records, or they have stopped and say why.
+func (w *world) rested(calm bool, before int) {
+	if calm && w.reason != "" {
+		w.fatal("a calm world with %s", w.reason)
+	}
+	if w.fences != nil {
+		return // check says the rest
+	}
+	there := false
+	for _, x := range w.mirrors {
+		switch {
+		case x.m.State == Frozen:
+			there = true
+		case w.foreign || w.odd:
+			there = there || x.m.End == w.sourceEnd() || w.moved == before
+		case x.m.State == Waiting && (w.compacted || w.sourceStart > w.link.Start):
+		case x.m.State != Following || x.m.End != w.sourceEnd():
+			w.fatal("%s at %d, the source ends at %d: %s", x.m.State, x.m.End, w.sourceEnd(), w)
+		default:
+			there = true
+		}
+	}
+	if !there && w.sourceEnd() > w.link.Start {
+		w.fatal("nobody follows: %s", w)
+	}
+	blank := w.prefix && !w.holdsData() && w.start > 0
+	if w.reason == "" && !blank && w.targetEnd() != w.sourceEnd() {
+		w.fatal("the target ends at %d, the source at %d: %s", w.targetEnd(), w.sourceEnd(), w)
+	}
 }

@@ -469,7 +469,12 @@ func TestPartition_AFencedTargetEndsTheLinkForGood(t *testing.T) {
 func TestPartition_SeedsThePrefixThatTheSourceLost(t *testing.T) {
 	x := newMachine(t, 0)
 	at := time.UnixMilli(1_000_000)
-	x.looked(Looked{At: at, SourceStart: 1200, SourceEnd: 1300, SourceEpoch: -1})
+	first := Looked{At: at, SourceStart: 1200, SourceEnd: 1300, SourceEpoch: -1}
+	x.looked(first)
+	if x.m.State != Waiting {
+		t.Fatalf("%s: two mirrors that see different starts must not seed together", x.m.State)
+	}
+	x.leased(1).looked(first)
 	run := testRun(0)
 	for base := int64(0); base < 1200; base += 500 {
 		n := min(500, 1200-base)

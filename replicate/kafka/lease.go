@@ -31,6 +31,9 @@ func (l *loop) dispatchLease(now time.Time) {
 			lost := l.lease.held
 			l.lease.held, l.lease.lostAt = 0, now
 			for _, p := range l.parts {
+				if p.mark != nil || p.append != nil && p.m.Leased() {
+					l.unsent(p, "the right to write here is another mirror's now")
+				}
 				l.apply(p, replicate.LeaseLost{Generation: lost})
 			}
 		}

@@ -170,8 +170,22 @@ func (l *loop) wokeUp(last, now time.Time) {
 	if pause := now.Round(0).Sub(last.Round(0)); pause > max(sleptMin, l.conf.RequestTimeout/2) {
 		l.log.Warn("the mirror was paused; reading all ends again", "pause", pause.Round(time.Millisecond))
 		for _, p := range l.parts {
+			l.unsent(p, "the mirror was paused")
 			l.apply(p, replicate.TargetMoved{})
 		}
+	}
+}
+
+// unsent answers the write that a partition wants and that must not go out any
+// more: what it was chosen for is gone.
+func (l *loop) unsent(p *part, why string) {
+	if p.append != nil {
+		p.append = nil
+		l.apply(p, replicate.Appended{Answer: replicate.AppendRetry, Why: why})
+	}
+	if p.mark != nil {
+		p.mark = nil
+		l.apply(p, replicate.Marked{Answer: replicate.AppendRetry, Why: why})
 	}
 }
 
@@ -251,14 +265,7 @@ func (l *loop) dispatch(now time.Time) {
 	if l.stopping {
 		// Appends that were not sent are answered here: nothing went out.
 		for _, p := range l.parts {
-			if p.append != nil {
-				p.append = nil
-				l.apply(p, replicate.Appended{Answer: replicate.AppendRetry, Why: "stopping"})
-			}
-			if p.mark != nil {
-				p.mark = nil
-				l.apply(p, replicate.Marked{Answer: replicate.AppendRetry, Why: "stopping"})
-			}
+			l.unsent(p, "stopping")
 		}
 		return
 	}
