@@ -9,7 +9,12 @@
 //	main.go               which bench
 //	contest.go            ways that alternate, medians, ratios
 //	machine.go            cores, load, memory
-//	mirror.go             bench mirror: two Kafkas
+//	mirror.go             bench mirror: two Kafkas, flags, the report
+//	mirror_process.go     what copies, each in a process of its own
+//	mirror_copy.go        the mirror beside a consumer and producer
+//	mirror_steady.go      lag and restart under a steady load
+//	mirror_ends.go        seeding a prefix, promoting 1 000 partitions
+//	mirror_maker.go       MirrorMaker 2 on the same work
 //	backup.go             bench backup: flags, the report
 //	backup_rig.go         its servers, and one take of a set
 //	backup_postgres.go    base backups beside the bare stream

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"time"
 )
 
 // machine says where figures were made, and whether they are worth much.
@@ -72,3 +73,36 @@ func round2(f float64) float64 { return math.Round(100*f) / 100 }
 func round4(f float64) float64 { return math.Round(1e4*f) / 1e4 }
 
 func mb(bytes int64) float64 { return round2(float64(bytes) / 1e6) }
+
+// peakOf is peakMB of another process, in MiB.
+func peakOf(pid int) (float64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, fmt.Errorf("read the memory of process %d: %w", pid, err)
+	}
+	for line := range strings.Lines(string(b)) {
+		var kB float64
+		if n, _ := fmt.Sscanf(line, "VmHWM: %g kB", &kB); n == 1 {
+			return kB / 1024, nil
+		}
+	}
+	return 0, fmt.Errorf("process %d does not tell its memory", pid)
+}
+
+// cpuOf is the CPU that a process has taken so far; 0: not known.
+func cpuOf(pid int) time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// The name in brackets may hold anything: the fields begin behind it.
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	if len(fields) < 13 {
+		return 0
+	}
+	var user, system int64
+	if _, err := fmt.Sscan(fields[11]+" "+fields[12], &user, &system); err != nil {
+		return 0
+	}
+	return time.Duration(user+system) * time.Second / 100 // Linux counts in hundredths
+}

@@ -15,7 +15,8 @@ const limit = 15 * time.Minute
 
 const usage = `usage: bench mirror|backup [flags]
 
-  mirror   the mirror beside a consumer and a producer, on two Kafkas
+  mirror   the mirror beside a consumer and a producer and MirrorMaker 2, on
+           two Kafkas
   backup   backups and restores beside what the stores do by themselves, on
            Postgres, ClickHouse and S3
 
@@ -41,7 +42,9 @@ func main() {
 }
 
 func bench(ctx context.Context, args []string) error {
-	benches := map[string]func(context.Context, []string) error{"mirror": benchMirror, "backup": benchBackup}
+	benches := map[string]func(context.Context, []string) error{
+		"mirror": benchMirror, "backup": benchBackup, mirrorProcess: runMirror, clientProcess: runClient,
+	}
 	if len(args) == 0 || benches[args[0]] == nil {
 		fmt.Fprint(os.Stderr, usage)
 		return errUsage
