@@ -98,6 +98,11 @@ func TestMirror_TheDocumentedRightsAreEnough(t *testing.T) {
 	}
 	source, target := as(stack.Admin, p.a), as(stack.Admin, p.b)
 	p.ca, p.cb = as("holdfast", p.a), as("holdfast", p.b)
+	for _, cl := range []*kafka.Client{p.ca, p.cb} {
+		if err := mirror.MayMark(t.Context(), cl); !errors.Is(err, mirror.ErrMayNotMark) {
+			t.Errorf("without a right to markers: %v", err)
+		}
+	}
 	p.grant(source, documentedRights(t, "source")...)
 	p.grant(target, slices.Concat(documentedRights(t, "source"), documentedRights(t, "target"), documentedRights(t, "delete"), documentedRights(t, "acls"))...)
 
@@ -200,6 +205,11 @@ func TestMirror_TheDocumentedRightsAreEnough(t *testing.T) {
 		t.Error(err)
 	}
 
+	for _, cl := range []*kafka.Client{p.ca, p.cb} {
+		if err := mirror.MayMark(t.Context(), cl); err != nil {
+			t.Error(err)
+		}
+	}
 	// The user is held back: it may not write at the source.
 	err = p.ca.Kgo.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte("x")}).FirstErr()
 	if !errors.Is(err, kerr.TopicAuthorizationFailed) && !errors.Is(err, kerr.ClusterAuthorizationFailed) {

@@ -489,6 +489,9 @@ func (d *Daemon) checkRegion(ctx context.Context, name topology.Region) []httpap
 		out = append(out, c)
 		if err == nil {
 			out = append(out, checkAuthorizer(ctx, reg, d.node))
+			if len(d.fleet.Regions) > 1 {
+				out = append(out, checkMarkers(ctx, reg, d.node))
+			}
 		}
 	}
 	if reg.clickhouse != nil {

@@ -160,6 +160,19 @@ func checkAuthorizer(ctx context.Context, reg *region, node topology.Node) httpa
 	return c
 }
 
+// checkMarkers says before a move whether its fence would be refused.
+func checkMarkers(ctx context.Context, reg *region, node topology.Node) httpapi.Check {
+	c := httpapi.Check{Region: reg.name, Node: node, Name: "kafka markers", OK: true, Severity: httpapi.Critical, Detail: "may be written"}
+	start := time.Now()
+	err := mirror.MayMark(ctx, reg.kafka)
+	c.TookMs = time.Since(start).Milliseconds()
+	if err != nil {
+		c.OK, c.Detail = false, err.Error()
+		c.Fix = "grant holdfast's user ClusterAction on the cluster: without it holes are not filled, and no region can be promoted"
+	}
+	return c
+}
+
 // known are the identities of the topics of a link that runs here. A nil
 // receiver, on a witness, knows none.
 func (m *mirrors) known(id consensus.LinkID) map[string]mirror.TopicIDs {

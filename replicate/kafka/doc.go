@@ -49,6 +49,7 @@
 //	leap.go      the offsets that the source may have used, skipped
 //	leap_seeded.go  the same where a prefix was being seeded
 //	probe.go     Probe
+//	rights.go    MayMark: would a promotion be refused?
 //	verify.go    Verify: both ends compared, record by record
 //	verify_read.go  what it reads, decoded by franz-go alone
 package kafka
