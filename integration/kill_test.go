@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,12 +48,14 @@ type killer struct {
 	clock  time.Time
 	laps   string   // where the time of a round went
 	next   int      // id of the next record
-	acked  []string // ids, of all records that were acknowledged
+	acked  []string // ids, of all records that were acknowledged, but for
+	// those that a region took when it was lost: they stay where they are.
+	orphans map[string][]string
 }
 
 func newKiller(t *testing.T) *killer {
 	stack.Need(t, stack.NeedKafka, stack.NeedClickHouse)
-	k := &killer{T: t, points: t.TempDir(), topic: "ingest-events"}
+	k := &killer{T: t, points: t.TempDir(), topic: "ingest-events", orphans: map[string][]string{}}
 	binary := filepath.Join(t.TempDir(), "holdfast")
 	if err := fleet.Build(t.Context(), binary, "failpoint"); err != nil {
 		t.Fatal(err)
@@ -106,6 +109,17 @@ func (k *killer) kafka(region string) *kgo.Client {
 // produce writes n records and keeps the ids of those that were acknowledged.
 func (k *killer) produce(region string, n int) {
 	k.Helper()
+	k.acked = append(k.acked, k.send(region, n)...)
+}
+
+// orphan writes n records that a region accepts although its daemon is dead.
+func (k *killer) orphan(region string, n int) {
+	k.Helper()
+	k.orphans[region] = append(k.orphans[region], k.send(region, n)...)
+}
+
+func (k *killer) send(region string, n int) (ids []string) {
+	k.Helper()
 	cl := k.kafka(region)
 	defer cl.Close()
 	for range n {
@@ -114,8 +128,9 @@ func (k *killer) produce(region string, n int) {
 		if err := cl.ProduceSync(k.Context(), &kgo.Record{Topic: k.topic, Value: []byte(id)}).FirstErr(); err != nil {
 			k.Fatal(err)
 		}
-		k.acked = append(k.acked, id)
+		ids = append(ids, id)
 	}
+	return ids
 }
 
 // read returns all ids that a region holds, by partition and offset.
@@ -158,14 +173,18 @@ func (k *killer) read(region string) (ids []string, spots map[string]string) {
 	return ids, spots
 }
 
-// whole checks that a region holds every acknowledged record exactly once.
+// whole checks that a region holds every acknowledged record exactly once, and
+// its own orphans. It returns where the others are.
 func (k *killer) whole(region string) map[string]string {
 	k.Helper()
 	ids, spots := k.read(region)
 	slices.Sort(ids)
-	if !slices.Equal(ids, k.acked) {
-		k.Fatalf("%s holds %d records, %d were acknowledged; missing or extra: %v", region, len(ids), len(k.acked), difference(ids, k.acked))
+	want := slices.Sorted(slices.Values(slices.Concat(k.acked, k.orphans[region])))
+	if !slices.Equal(ids, want) {
+		k.Fatalf("%s holds %d records, %d were acknowledged and %d are its orphans; missing or extra: %v",
+			region, len(ids), len(k.acked), len(k.orphans[region]), difference(ids, want))
 	}
+	maps.DeleteFunc(spots, func(_, id string) bool { return slices.Contains(k.orphans[region], id) })
 	return spots
 }
 
@@ -371,8 +390,8 @@ func (k *killer) equal(at string) {
 	want := k.whole(at)
 	k.within(30*time.Second, "the mirror has caught up", func() error {
 		_, have := k.read(other(at))
-		if len(have) != len(want) {
-			return fmt.Errorf("%s holds %d records, %s %d", other(at), len(have), at, len(want))
+		if len(have) != len(want)+len(k.orphans[other(at)]) {
+			return fmt.Errorf("%s holds %d records, %d of them orphans, %s %d", other(at), len(have), len(k.orphans[other(at)]), at, len(want))
 		}
 		for spot, id := range want {
 			if have[spot] != id {
@@ -405,8 +424,8 @@ func TestUnplannedMove_SurvivesAKillAtEveryBoundary(t *testing.T) {
 			}
 			if err == nil {
 				_, have := k.read(other(at))
-				if len(have) != len(k.acked) {
-					err = fmt.Errorf("%d of %d records", len(have), len(k.acked))
+				if have := len(have) - len(k.orphans[other(at)]); have != len(k.acked) {
+					err = fmt.Errorf("%d of %d records", have, len(k.acked))
 				}
 			}
 			return err
@@ -416,6 +435,8 @@ func TestUnplannedMove_SurvivesAKillAtEveryBoundary(t *testing.T) {
 		if err := lost.Kill(); err != nil {
 			t.Fatal(err)
 		}
+		k.fleet.Isolate(at)
+		k.orphan(at, 5)
 		end := k.run(failover.Intent{To: topology.Region(other(at)), Fenced: topology.Region(at), Reason: "test: its daemon is dead"}, point, lost.Name)
 		if end != consensus.PlanCompleted {
 			// A role that was voided belongs to nobody until the next plan.
@@ -430,6 +451,7 @@ func TestUnplannedMove_SurvivesAKillAtEveryBoundary(t *testing.T) {
 		k.waitOpen(at)
 		k.whole(at)
 		k.lap("whole")
+		k.fleet.Rejoin(other(at))
 		k.revive("")
 		k.within(30*time.Second, "the returned region has been compared", func() error {
 			st, err := k.ask().Client().Status(t.Context())
@@ -445,4 +467,20 @@ func TestUnplannedMove_SurvivesAKillAtEveryBoundary(t *testing.T) {
 		t.Logf("killed %-22s %-12s seconds:%s; %s is active", point, end, k.laps, at)
 	}
 	k.equal(at)
+	r, err := k.ask().Client().MirrorOrphans(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	salvaged := int64(0)
+	for _, s := range r.Salvages {
+		salvaged += s.Records
+	}
+	if want := len(k.orphans["us-east"]) + len(k.orphans["eu-west"]); salvaged != int64(want) {
+		t.Errorf("%d records were salvaged, want %d", salvaged, want)
+	}
+	for _, l := range r.Links {
+		if len(l.Foreign) > 0 {
+			t.Errorf("%s: offsets name two records: %v", l.ID, l.Foreign)
+		}
+	}
 }
