@@ -14,11 +14,12 @@ STACK    ?=
 BENCH    ?=
 SCHEDULES ?= 20000
 POINTS ?= 20
+REAL ?= 100
 
 # Kinds of test run one after the other: they share two cores and one cache.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help build test unit integration lint fuzz demo stack bench-mirror bench-backup chaos-lease chaos-recovery tools-race
+.PHONY: help build test unit integration lint fuzz demo stack bench-mirror bench-backup chaos-lease chaos-mirror chaos-recovery tools-race
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -70,6 +71,15 @@ chaos-lease: ## SCHEDULES (20000) random lease histories on skewed clocks; SEED=
 	out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
 	HOLDFAST_SEED=$$seed HOLDFAST_SCHEDULES=$(SCHEDULES) \
 		go test ./consensus -run 'TestLease_TwoRegionsNeverAct$$' -count 1 -v -timeout 60m | tee "$$out" | grep --line-buffered -v '^{' || failed=1; \
+	grep '^{' "$$out" | tail -n 1; exit $${failed:-0}
+
+chaos-mirror: MODEL = $(if $(filter file,$(origin SCHEDULES)),1000,$(SCHEDULES))
+chaos-mirror: ## SCHEDULES (1000) histories of racing mirrors on the model, REAL (100) on real Kafka with kills, stops and cuts; SEED=n repeats one run (6 min)
+	@seed=$${SEED:-$$(date +%s)}; echo "chaos-mirror: $(MODEL) schedules and $(REAL) real ones, repeat with: make chaos-mirror SEED=$$seed"; \
+	out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
+	HOLDFAST_SCHEDULES=$(MODEL) go test ./replicate -run 'TestPartition_NeverRewindsNeverGapsNeverDuplicates$$' -count 1 -timeout 60m -rapid.seed=$$seed; \
+	HOLDFAST_SEED=$$seed HOLDFAST_SCHEDULES=$(MODEL) HOLDFAST_REAL=$(REAL) \
+		go test -tags integration ./integration -run 'TestChaos_MirrorsKeepOffsetsThroughKillsAndCuts$$' -count 1 -v -timeout 120m | tee "$$out" | grep --line-buffered -v '^{' || failed=1; \
 	grep '^{' "$$out" | tail -n 1; exit $${failed:-0}
 
 chaos-recovery: ## POINTS (20) kills of daemon, S3, ClickHouse and Postgres each, in backups and in drills; SEED=n repeats one run (25 min)

@@ -21,14 +21,14 @@ func harder(t *testing.T, name, value string) {
 	t.Cleanup(func() { flag.Set(name, f.DefValue) })
 }
 
-// modelSchedules is how many schedules run: SCHEDULES, or enough for each day.
+// modelSchedules is how many schedules run: HOLDFAST_SCHEDULES, or enough for each day.
 func modelSchedules(t *testing.T) string {
-	n := os.Getenv("SCHEDULES")
+	n := os.Getenv("HOLDFAST_SCHEDULES")
 	if n == "" {
 		return "1000"
 	}
 	if _, err := strconv.Atoi(n); err != nil {
-		t.Fatalf("SCHEDULES=%q: want a number", n)
+		t.Fatalf("HOLDFAST_SCHEDULES=%q: want a number", n)
 	}
 	return n
 }
