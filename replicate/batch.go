@@ -67,7 +67,7 @@ func (h Header) Contiguous() bool { return h.Count > 0 && h.Count == h.LastDelta
 // Batch is one record batch as it is stored, with its header parsed.
 type Batch struct {
 	Header
-	Raw []byte // the whole batch; owned by whoever made the Batch, never changed
+	Raw []byte // the whole batch; owned by whoever made the Batch, never changed but by RestampInPlace
 }
 
 // Size returns the number of stored bytes.
@@ -163,7 +163,14 @@ func ParseBatches(raw []byte) ([]Batch, error) {
 // the bits that a broker refuses or misreads from a client. The records stay
 // as they are, byte for byte.
 func (b Batch) Restamp(s Stamp) []byte {
-	out := bytes.Clone(b.Raw)
+	b.Raw = bytes.Clone(b.Raw)
+	return b.RestampInPlace(s)
+}
+
+// RestampInPlace is Restamp without the copy: it changes Raw and returns it.
+// It is for who owns the bytes and reads the batch for the last time.
+func (b Batch) RestampInPlace(s Stamp) []byte {
+	out := b.Raw
 	attrs := b.Attributes &^ (attrLogAppendTime | attrTransactional | attrDeleteHorizon)
 	binary.BigEndian.PutUint64(out[0:], 0)
 	binary.BigEndian.PutUint32(out[12:], ^uint32(0))

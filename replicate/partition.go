@@ -48,7 +48,7 @@ type Limits struct {
 var DefaultLimits = Limits{
 	BufferBytes: 2 << 20, RetryMin: 100 * time.Millisecond, RetryMax: 5 * time.Second,
 	RequestGrace: 15 * time.Second, Doubts: 5,
-	HoleMax: 1_000_000, SeedMax: 20_000_000_000, MarksMax: 2000, FillerMax: 250_000, TogetherMax: 256,
+	HoleMax: 1_000_000, SeedMax: 20_000_000_000, MarksMax: 2000, FillerMax: 250_000, TogetherMax: 1024,
 }
 
 // Transition is one change of state.

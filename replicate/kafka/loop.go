@@ -38,6 +38,8 @@ type part struct {
 	fetch      *replicate.Fetch
 	fetchAt    time.Time
 	append     *replicate.Append
+	together   int       // of its batches, how many go as one; 0: not looked at yet
+	plainUntil time.Time // no batches are joined until then
 	mark       *replicate.MarkHole
 	markAt     time.Time
 	trim       *replicate.Trim
@@ -81,6 +83,8 @@ type loop struct {
 	appending map[int32]int // by target broker
 	marking   map[int32]int // marker requests, by target broker
 	inFlight  int           // append requests
+	joinCost  mean          // of joining batches, per byte
+	turnCost  mean          // of an append, from when it is sent to its answer
 	lease     lease
 	queued    int           // bytes in the machines' queues
 	asks      map[int32]ask // by source broker
@@ -232,7 +236,7 @@ func (l *loop) take(p *part, acts []replicate.Action) {
 			p.fetch = &act
 			p.fetchAt = now.Add(jitter(act.After))
 		case replicate.Append:
-			p.append = &act
+			p.append, p.together = &act, 0
 		case replicate.MarkHole:
 			p.mark = &act
 			p.markAt = now.Add(jitter(act.After))
