@@ -53,7 +53,7 @@ type Config struct {
 	// replicate.DefaultLimits. Limits, when set, say it themselves.
 	HoleMax, SeedMax int64
 
-	BufferBytes int           // fetched and not yet appended, whole link; default 64 MiB
+	BufferBytes int           // fetched and not yet appended, whole link; default 32 MiB
 	FetchBytes  int32         // per partition and fetch; default 1 MiB
 	FetchWait   time.Duration // how long a broker may wait for records; default 250 ms
 
@@ -102,7 +102,7 @@ func (c Config) withDefaults() Config {
 	orDuration(&c.ConfigsEvery, 3*time.Second)
 	orDuration(&c.GroupsEvery, 500*time.Millisecond)
 	if c.BufferBytes == 0 {
-		c.BufferBytes = 64 << 20
+		c.BufferBytes = 32 << 20
 	}
 	if c.FetchBytes == 0 {
 		c.FetchBytes = 1 << 20
