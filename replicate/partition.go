@@ -530,6 +530,9 @@ func (m Partition) appended(ev Appended) (Partition, []Action) {
 		return m, nil
 	}
 	m.writing = noWrite
+	if ev.Answer == AppendUnknown {
+		m.settled = false // where the source's past may change, it must be dead before anything else is written
+	}
 	if what == aFiller {
 		return m.fillerAppended(ev)
 	}
