@@ -164,6 +164,7 @@ func TestChaos_MirrorsKeepOffsetsThroughKillsAndCuts(t *testing.T) {
 	schedules := chaosNumber(t, "HOLDFAST_REAL", 4)
 	seed := uint64(chaosNumber(t, "HOLDFAST_SEED", int(time.Now().Unix())))
 	r := rand.New(rand.NewPCG(seed, 5))
+	t.Logf("repeat with HOLDFAST_SEED=%d", seed)
 	links := stack.NewLinks()
 	t.Cleanup(links.Close)
 	p := &mirrorPair{t: t}
