@@ -38,7 +38,9 @@ func TestMirror_JoinsTheTinyBatchesOfABacklog(t *testing.T) {
 	r := newRig(t)
 	r.topic(r.fakeA, "events", 1, nil)
 	r.singles(r.a, "events", 600)
-	m := r.start(r.config())
+	conf := r.config()
+	conf.Limits.TogetherMax = 256
+	m := r.start(conf)
 	r.caughtUp(m, "events")
 	p := topology.Partition{Topic: "events"}
 	x, y := r.batches(r.a, p), r.batches(r.b, p)
@@ -53,7 +55,7 @@ func TestMirror_JoinsTheTinyBatchesOfABacklog(t *testing.T) {
 	}
 	// A joined batch is a place to go on from like any other.
 	r.singles(r.a, "events", 10)
-	m = r.start(r.config())
+	m = r.start(conf)
 	r.caughtUp(m, "events")
 	if diff := cmp.Diff(decoded(t, r.batches(r.a, p)), decoded(t, r.batches(r.b, p))); diff != "" {
 		t.Fatal(diff)
@@ -82,7 +84,9 @@ func TestMirror_ARefusedJoinedBatchGoesInParts(t *testing.T) {
 		resp.Topics = append(resp.Topics, rt)
 		return resp, nil, true
 	})
-	m := r.start(r.config())
+	conf := r.config()
+	conf.Limits.TogetherMax = 256
+	m := r.start(conf)
 	r.caughtUp(m, "events")
 	r.identical("events", 1)
 	if refused != 1 {
