@@ -84,7 +84,7 @@ func TestMirror_ARefusedJoinedBatchGoesInParts(t *testing.T) {
 		resp.Topics = append(resp.Topics, rt)
 		return resp, nil, true
 	})
-	conf := r.config()
+	conf := r.apart()
 	conf.Limits.TogetherMax = 256
 	m := r.start(conf)
 	r.caughtUp(m, "events")

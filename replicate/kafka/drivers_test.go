@@ -144,7 +144,7 @@ func TestReseed_DiscardsOnlyWhatThePlanNames(t *testing.T) {
 	r.topic(r.fakeA, "cut", 1, nil)
 	r.produce(r.a, "events", 0, 20, 7)
 	r.produce(r.a, "cut", 0, 20, 7)
-	m := r.start(r.config())
+	m := r.start(r.apart())
 	r.caughtUp(m, "events", "cut")
 	if err := m.end(t); err != nil {
 		t.Fatal(err)
@@ -181,7 +181,7 @@ func TestReseed_DiscardsOnlyWhatThePlanNames(t *testing.T) {
 	if info.TopicID == [16]byte(plan[0].Old) || r.fakeB.PartitionInfo("events", 0).HighWatermark != 0 || *info.Configs["retention.ms"] != "1234567" {
 		t.Fatalf("%+v", info)
 	}
-	conf := r.config()
+	conf := r.apart()
 	conf.Link.Epoch++
 	m = r.start(conf)
 	r.caughtUp(m, "events") // cut goes on behind the old epoch's records, or freezes; events is filled anew

@@ -40,7 +40,7 @@ func TestMirror_LostAnswersMakeNoDuplicates(t *testing.T) {
 	}
 	// The append happens, and then the answer says that it timed out.
 	timedOut := r.fakeB.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.RequestTimedOut, Count: 10})
-	m := r.start(r.config())
+	m := r.start(r.apart())
 	if err := timedOut.Wait(t.Context(), 10); err != nil {
 		t.Fatal(err)
 	}
@@ -56,8 +56,8 @@ func TestMirror_LostAnswersMakeNoDuplicates(t *testing.T) {
 func TestMirror_TwoAtOnceStoreEachBatchOnce(t *testing.T) {
 	r := newRig(t)
 	r.topic(r.fakeA, "events", 2, nil)
-	m := r.start(r.config())
-	other := r.start(r.config())
+	m := r.start(r.apart())
+	other := r.start(r.apart())
 	for round := range 10 {
 		r.produce(r.a, "events", int32(round%2), 30, 3)
 	}
@@ -75,7 +75,7 @@ func TestMirror_TwoAtOnceStoreEachBatchOnce(t *testing.T) {
 func TestMirror_FollowsLeadersOnBothSides(t *testing.T) {
 	r := newRig(t, kfake.NumBrokers(3))
 	r.topic(r.fakeA, "events", 4, nil)
-	m := r.start(r.config())
+	m := r.start(r.apart())
 	for round := range 6 {
 		r.produce(r.a, "events", int32(round%4), 40, 5)
 		r.fakeA.ShufflePartitionLeaders()
@@ -265,14 +265,14 @@ func TestMirror_StartsWhereTheLinkWasRecordedToStart(t *testing.T) {
 	r := newRig(t)
 	r.topic(r.fakeA, "events", 1, nil)
 	r.produce(r.a, "events", 0, 10, 5)
-	m := r.start(r.config())
+	m := r.start(r.apart())
 	r.caughtUp(m, "events")
 	if err := m.end(t); err != nil {
 		t.Fatal(err)
 	}
 	// A planned move: B goes on, and the reverse link starts at the equal ends.
 	r.produce(r.b, "events", 0, 15, 5)
-	back := r.config()
+	back := r.apart()
 	back.Link = replicate.Link{Source: "b", Target: "a", Epoch: 2}
 	back.Source, back.Target = r.b, r.a
 	back.Starts = map[topology.Partition]int64{{Topic: "events"}: 10}
@@ -351,7 +351,7 @@ func TestMirror_WaitsForAClusterThatIsDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.fakeB.Close()
-	m := r.start(r.config())
+	m := r.start(r.apart())
 	eventually(t, "a finding says so", func() bool {
 		s := m.Status()
 		return len(s.Findings) == 1 && s.Findings[0].About == "target"

@@ -132,12 +132,18 @@ func (l *turns) Held(g replicate.Generation) bool {
 func (r *rig) config() Config {
 	limits := replicate.DefaultLimits
 	limits.RetryMin, limits.RetryMax, limits.RequestGrace = 10*time.Millisecond, 200*time.Millisecond, 100*time.Millisecond
-	limits.TogetherMax = 1 // tests that compare bytes join nothing
 	return Config{
 		Link: r.link, Source: r.a, Target: r.b, Limits: &limits, Logger: r.log, Leases: r.turns,
 		TopicsEvery: 200 * time.Millisecond, ConfigsEvery: 300 * time.Millisecond, GroupsEvery: 200 * time.Millisecond,
 		FetchWait: 50 * time.Millisecond, RequestTimeout: r.requestTimeout,
 	}
+}
+
+// apart is a configuration for tests that compare bytes: nothing is joined.
+func (r *rig) apart() Config {
+	conf := r.config()
+	conf.Limits.TogetherMax = 1
+	return conf
 }
 
 // running is a mirror under way.

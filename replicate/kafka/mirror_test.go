@@ -13,7 +13,7 @@ func TestMirror_SameBytesAtTheSameOffsets(t *testing.T) {
 	for p := range int32(3) {
 		r.produce(r.a, "events", p, 500, 60)
 	}
-	m := r.start(r.config())
+	m := r.start(r.apart())
 	r.caughtUp(m, "events")
 	r.produce(r.a, "events", 3, 50, 1)
 	r.caughtUp(m, "events")
@@ -37,7 +37,7 @@ func TestMirror_ResumesWhereTheTargetEnds(t *testing.T) {
 	r.topic(r.fakeA, "events", 2, nil)
 	for round := range 4 {
 		r.produce(r.a, "events", int32(round%2), 100, 7)
-		m := r.start(r.config())
+		m := r.start(r.apart())
 		r.caughtUp(m, "events")
 		if err := m.end(t); err != nil {
 			t.Fatal(err)
