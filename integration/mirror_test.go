@@ -82,6 +82,9 @@ func (p *mirrorPair) config(topics ...string) mirror.Config {
 	if os.Getenv("HOLDFAST_TEST_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
+	if p.turns == nil {
+		p.turns = &turns{}
+	}
 	return mirror.Config{
 		Link: replicate.Link{Source: "a", Target: "b", Epoch: 1}, Source: p.ca, Target: p.cb,
 		Topics: replicate.Only(topics...), RequestTimeout: 3 * time.Second, TopicsEvery: time.Second, ConfigsEvery: 2 * time.Second,
