@@ -766,8 +766,8 @@ func TestPromotion_OfALiveMirror(t *testing.T) {
 			p.produce(p.cb, topic, partitions, i*20, 20, kgo.NoCompression())
 		}
 		late += g.open()
-		mirrorSoon(t, "the running mirror has stopped for good", func() bool { return mirrorFrozen(running, topic) != nil })
-		mirrorSoon(t, "and the paused one", func() bool { return mirrorFrozen(paused, topic) != nil })
+		mirrorSoon(t, "the running mirror has stopped for good", func() bool { return mirrorPromoted(running, topic, partitions) })
+		mirrorSoon(t, "and the paused one", func() bool { return mirrorPromoted(paused, topic, partitions) })
 		close(stop)
 		<-stopped
 		for what, r := range map[string]*mirrorRun{"running": running, "paused": paused} {

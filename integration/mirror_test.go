@@ -262,6 +262,18 @@ func mirrorFrozen(m *mirrorRun, topic string) *replicate.Freeze {
 	return nil
 }
 
+// mirrorPromoted says whether every partition of the topic found the fence, or
+// what stands behind it.
+func mirrorPromoted(m *mirrorRun, topic string, partitions int32) bool {
+	done := int32(0)
+	for _, s := range m.Status().Partitions {
+		if s.Topic == topic && (s.State == replicate.Promoted || s.State == replicate.Frozen) {
+			done++
+		}
+	}
+	return done == partitions
+}
+
 func TestMirror_OnRealKafka(t *testing.T) {
 	p := newMirrorPair(t)
 	step := func(name string, do func(*testing.T, *mirrorPair)) {
