@@ -136,14 +136,12 @@ func (k *keeper) round(ctx context.Context) error {
 			}
 		}
 	}
-	if source != nil {
-		k.police(ctx, topics, note)
-	}
 	k.tell(ctx, func() { k.findings["topics"] = findings })
 	return nil
 }
 
-// police reads what the log cleaner may do to topics and tells the owner.
+// police reads what the log cleaner may do to new topics and tells the owner.
+// From then on the comparison of settings says it.
 func (k *keeper) police(ctx context.Context, topics []string, note func(about string, err error, next string)) {
 	ctx, cancel := context.WithTimeout(ctx, policeTimeout)
 	defer cancel()
@@ -214,6 +212,9 @@ func (k *keeper) align(ctx context.Context, source, target *view, topics []strin
 	if err := errors.Join(fromErr, toErr); err != nil {
 		// Nothing is created or corrected by halves: tried again in the next round.
 		return false, append(findings, replicate.Finding{About: "settings", Text: err.Error(), Next: "may the mirror's user describe topics and their settings?"})
+	}
+	if policies := policiesOf(from); !k.tell(ctx, func() { k.setPolicies(policies) }) {
+		return false, findings
 	}
 	have := map[string]replicate.Topic{} // at the target, as it will be
 	plans := map[string]replicate.TopicPlan{}

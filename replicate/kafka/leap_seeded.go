@@ -181,7 +181,7 @@ func (p *promoter) readOne(ctx context.Context, q *promoting) error {
 		if q.ready {
 			return nil
 		}
-		if err := pauseFor(ctx, promotePause); err != nil {
+		if err := pause(ctx, promotePause); err != nil {
 			return err
 		}
 	}

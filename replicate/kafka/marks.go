@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/holdfast-dr/holdfast/internal/kafka"
 	"github.com/holdfast-dr/holdfast/internal/topology"
 	"github.com/holdfast-dr/holdfast/replicate"
 )
@@ -213,24 +211,4 @@ func deleteBelow(ctx context.Context, conf Config, node int32, at spot, to int64
 		return fmt.Errorf("delete records below %d: %w", to, err)
 	}
 	return nil
-}
-
-// readPolicies reads what the log cleaner may do to a cluster's topics.
-func readPolicies(ctx context.Context, cl *kafka.Client, topics []string) (map[string]replicate.Policy, error) {
-	if len(topics) == 0 {
-		return nil, nil
-	}
-	from, err := readSettings(ctx, cl, topics)
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[string]replicate.Policy, len(topics))
-	for _, name := range topics {
-		policy := from[name]["cleanup.policy"].Value
-		out[name] = replicate.Policy{
-			Compacted: strings.Contains(policy, "compact"),
-			Deletes:   policy == "" || strings.Contains(policy, "delete"),
-		}
-	}
-	return out, nil
 }

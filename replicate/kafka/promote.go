@@ -290,7 +290,7 @@ func readViewSoon(ctx context.Context, cl *kafka.Client, patience time.Duration)
 		try, cancel := context.WithTimeout(ctx, viewTimeout) // the next try asks another broker
 		v, err := readView(try, cl)
 		cancel()
-		if err == nil || time.Now().After(until) || pauseFor(ctx, promotePause) != nil {
+		if err == nil || time.Now().After(until) || pause(ctx, promotePause) != nil {
 			return v, err
 		}
 	}
@@ -300,17 +300,6 @@ const (
 	promotePause = 100 * time.Millisecond // between rounds that make no progress
 	viewTimeout  = 4 * time.Second        // of one reading of the metadata
 )
-
-func pauseFor(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
-}
 
 // rounds repeats one round over the partitions that are not done, until all
 // are, or one of them has made no progress for as long as Patience.
@@ -346,7 +335,7 @@ func (p *promoter) rounds(ctx context.Context, step string, done func(*promoting
 			return fmt.Errorf("%s: no progress for %s at %d of %d partitions of kafka %s: %s", step, p.Patience, len(stuck), len(p.parts), p.cl.Name(), someOf(stuck, say))
 		}
 		if waits {
-			if err := pauseFor(ctx, promotePause); err != nil {
+			if err := pause(ctx, promotePause); err != nil {
 				return errors.Join(fmt.Errorf("%s: %d of %d partitions are not done: %w", step, len(todo), len(p.parts), err), errors.New(report.Why))
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -246,4 +247,23 @@ func alterTopics(ctx context.Context, cl *kafka.Client, names []string, plans ma
 // createTopic creates one topic, or finds it there.
 func createTopic(ctx context.Context, cl *kafka.Client, topic string, plan replicate.TopicPlan) error {
 	return createTopics(ctx, cl, []string{topic}, map[string]replicate.TopicPlan{topic: plan})[topic]
+}
+
+// readPolicies reads what the log cleaner may do to a cluster's topics.
+func readPolicies(ctx context.Context, cl *kafka.Client, topics []string) (map[string]replicate.Policy, error) {
+	settings, err := readSettings(ctx, cl, topics)
+	return policiesOf(settings), err
+}
+
+// policiesOf says what the log cleaner may do to topics with these settings.
+func policiesOf(settings map[string]map[string]replicate.Setting) map[string]replicate.Policy {
+	out := make(map[string]replicate.Policy, len(settings))
+	for name, s := range settings {
+		policy := s["cleanup.policy"].Value
+		out[name] = replicate.Policy{
+			Compacted: strings.Contains(policy, "compact"),
+			Deletes:   policy == "" || strings.Contains(policy, "delete"),
+		}
+	}
+	return out
 }
