@@ -36,16 +36,23 @@ type mirrorPair struct {
 }
 
 func newMirrorPair(t *testing.T) *mirrorPair {
-	p := &mirrorPair{t: t, turns: &turns{}}
-	var wg sync.WaitGroup
 	// Time out fast, so that a killed broker costs seconds and not minutes.
 	settings := map[string]string{"auto.create.topics.enable": "false", "group.initial.rebalance.delay.ms": "0", "transaction.state.log.replication.factor": "1", "transaction.state.log.min.isr": "1"}
+	return startPair(t, stack.KafkaOptions{Name: "mirror", Properties: settings})
+}
+
+// startPair runs two clusters that are alike, NAME-a and NAME-b.
+func startPair(t *testing.T, o stack.KafkaOptions) *mirrorPair {
+	p := &mirrorPair{t: t, turns: &turns{}}
+	var wg sync.WaitGroup
 	for _, side := range []struct {
 		name string
 		into **stack.Kafka
 	}{{"a", &p.a}, {"b", &p.b}} {
 		wg.Go(func() {
-			*side.into = stack.RunKafka(t, stack.KafkaOptions{Name: "mirror-" + side.name, Properties: settings})
+			o := o
+			o.Name += "-" + side.name
+			*side.into = stack.RunKafka(t, o)
 		})
 	}
 	wg.Wait()
@@ -58,7 +65,12 @@ func newMirrorPair(t *testing.T) *mirrorPair {
 
 func (p *mirrorPair) client(k *stack.Kafka, extra ...kgo.Opt) *kafka.Client {
 	p.t.Helper()
-	cl, err := kafka.Open(kafka.Config{Name: k.Name(), Brokers: []string{k.Bootstrap()}, RequestTimeout: 5 * time.Second}, extra...)
+	return p.open(kafka.Config{Name: k.Name(), Brokers: []string{k.Bootstrap()}, RequestTimeout: 5 * time.Second}, extra...)
+}
+
+func (p *mirrorPair) open(conf kafka.Config, extra ...kgo.Opt) *kafka.Client {
+	p.t.Helper()
+	cl, err := kafka.Open(conf, extra...)
 	if err != nil {
 		p.t.Fatal(err)
 	}
